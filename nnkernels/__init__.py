@@ -1,0 +1,1 @@
+"""Deep-learning kernels as explicit loops a student can read."""

@@ -1,0 +1,67 @@
+"""How kernels are compiled: four decorators, each saying all of its flags.
+
+Numba hands ``fastmath`` flags down to inlined callees and leaves them out of its cache key, so they are
+spelled out here, once, and nowhere else.
+
+- ``jit`` compiles the ``loops`` bodies: strict IEEE arithmetic in the order written.
+- ``jit_elementwise`` compiles serial tuned kernels without sums: only fused multiply-add is allowed, since
+  reordering spoils the range reduction of ``exp`` (4.5 rounding errors instead of 1).
+- ``jit_tuned`` compiles serial tuned kernels with sums. ``reassoc`` lets LLVM split one sum over the lanes
+  of a vector register; ``contract`` allows fused multiply-add. ``nnan`` and ``ninf`` are left out: with them,
+  LLVM may delete ``isnan`` tests and mishandle ``exp(-inf)``.
+- ``jit_parallel`` compiles the thin drivers that spread a tuned kernel over threads with ``prange``.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from numba import prange
+from numba.extending import register_jitable
+
+from nnkernels.machine.cache import cache_directory
+
+__all__ = ["inline", "jit", "jit_elementwise", "jit_parallel", "jit_tuned", "prange"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TUNED_FLAGS = {"contract", "reassoc", "nsz", "arcp", "afn"}
+
+
+def compile_lazily(function: F, **options: Any) -> F:
+    """Wrap ``function`` for compilation on its first call, cached in this project's own directory."""
+    # Numba fixes the cache path at decoration time, so pointing it at our directory for this moment
+    # leaves the cache of the user's own functions where it was.
+    saved = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_directory())
+    try:
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    finally:
+        numba.config.CACHE_DIR = saved
+    return compiled
+
+
+def jit(function: F) -> F:
+    """Compile a ``loops`` body: strict arithmetic, one thread."""
+    return compile_lazily(function, fastmath=False)
+
+
+def jit_elementwise(function: F) -> F:
+    """Compile a serial tuned kernel that works element by element."""
+    return compile_lazily(function, fastmath={"contract"})
+
+
+def jit_tuned(function: F) -> F:
+    """Compile a serial tuned kernel: sums may be reordered, NaN and infinities are kept."""
+    return compile_lazily(function, fastmath=TUNED_FLAGS)
+
+
+def jit_parallel(function: F) -> F:
+    """Compile a driver whose ``prange`` loop calls serial tuned kernels."""
+    return compile_lazily(function, fastmath=False, parallel=True)
+
+
+def inline(function: F) -> F:
+    """Mark a scalar function for use inside kernels; in Python it stays the plain function."""
+    marked: F = register_jitable(function)
+    return marked

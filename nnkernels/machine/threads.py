@@ -1,0 +1,30 @@
+"""Threads: how many, and how work is cut so that results do not depend on how many.
+
+Work is cut into chunks whose bounds depend on the size of the problem alone. Each chunk is computed in one
+order by one thread; sums over chunks are added up in the chunks' order. So every result is bitwise the same
+with 1, 2, ... N threads.
+"""
+
+import numba
+
+CHUNK = 8192  # elements of an elementwise chunk: 32 KiB of float32, an L1 cache
+SERIAL_BELOW = 32768  # elements: below this, starting threads costs more than it saves
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use ``n`` threads, from 1 to the number Numba started with (the machine's cores).
+
+    Raises ValueError when ``n`` is out of that range, TypeError when it is no integer.
+    """
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"n must be an int, got {type(n).__name__}")
+    most = numba.config.NUMBA_NUM_THREADS
+    if not 1 <= n <= most:
+        raise ValueError(f"n must be from 1 to {most} (NUMBA_NUM_THREADS), got {n}")
+    numba.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that kernels use."""
+    n: int = numba.get_num_threads()
+    return n

@@ -1,0 +1,8 @@
+"""The operations. ``OPS`` is the one table: tests, benchmarks and the command line are driven by it."""
+
+from nnkernels.ops import binary, unary
+from nnkernels.ops.op import Op, use_backend
+
+__all__ = ["OPS", "Op", "use_backend"]
+
+OPS: dict[str, Op] = {op.name: op for op in (*binary.OPS_HERE, *unary.OPS_HERE)}

@@ -1,0 +1,442 @@
+"""Functions of two arrays, element by element with broadcasting: y_i = f(x1_i, x2_i).
+
+    add  x1 + x2    sub  x1 - x2    mul  x1 x2    div  x1 / x2    pow  x1^x2    maximum  max(x1, x2)
+
+Shapes broadcast as NumPy's do. An input that was stretched along an axis gets, as its gradient, the sum over
+that axis: dx1_j = sum of dy_i df1(x1_i, x2_i, y_i) over all i that read x1_j. The loops stand here once; the
+members differ in f and its two partial derivatives.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
+from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import floats
+
+Scalar = Callable[..., Any]
+
+
+def strides_in(shape: tuple[int, ...], x: Array) -> Array:
+    """Return, for each axis of the broadcast ``shape``, the step in the flat x: 0 if stretched."""
+    steps = np.zeros(len(shape), np.int64)
+    step = 1
+    for axis in range(-1, -x.ndim - 1, -1):
+        steps[axis] = step if x.shape[axis] > 1 else 0
+        step *= x.shape[axis]
+    return steps
+
+
+# --- loops ---
+
+
+@inline
+def source_index(i: int, shape: Array, steps: Array) -> int:
+    """Return where the flat position i of the broadcast shape lies in an input with these steps."""
+    j = 0
+    for axis in range(len(shape) - 1, -1, -1):
+        j += (i % shape[axis]) * steps[axis]
+        i //= shape[axis]
+    return j
+
+
+def make_loops(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
+    """Return the body that walks over the result and looks up both sources."""
+
+    @jit
+    def forward_kernel(x1: Array, x2: Array, shape: Array, steps1: Array, steps2: Array, y: Array) -> None:
+        for i in range(y.size):
+            y[i] = f(x1[source_index(i, shape, steps1)], x2[source_index(i, shape, steps2)])
+
+    @jit
+    def backward_kernel(
+        dy: Array, x1: Array, x2: Array, y: Array, shape: Array, steps1: Array, steps2: Array,
+        needs: tuple[bool, bool], dx1: Array, dx2: Array,
+    ) -> None:  # fmt: skip
+        for i in range(y.size):
+            j1 = source_index(i, shape, steps1)
+            j2 = source_index(i, shape, steps2)
+            if needs[0]:
+                dx1[j1] += dy[i] * df1(x1[j1], x2[j2], y[i])
+            if needs[1]:
+                dx2[j2] += dy[i] * df2(x1[j1], x2[j2], y[i])
+
+    def forward(x1: Array, x2: Array) -> tuple[Array]:
+        shape = np.broadcast_shapes(x1.shape, x2.shape)
+        y = np.empty(shape, x1.dtype)
+        sizes, steps1, steps2 = np.array(shape, np.int64), strides_in(shape, x1), strides_in(shape, x2)
+        forward_kernel(x1.reshape(-1), x2.reshape(-1), sizes, steps1, steps2, y.reshape(-1))
+        return (y,)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
+    ) -> tuple[Array | None, Array | None]:
+        (x1, x2), (y,) = inputs, outputs
+        dx1, dx2 = np.zeros(x1.shape, x1.dtype), np.zeros(x2.shape, x2.dtype)
+        sizes, steps1, steps2 = np.array(y.shape, np.int64), strides_in(y.shape, x1), strides_in(y.shape, x2)
+        backward_kernel(
+            dy.reshape(-1), x1.reshape(-1), x2.reshape(-1), y.reshape(-1), sizes, steps1, steps2,
+            (bool(needs[0]), bool(needs[1])), dx1.reshape(-1), dx2.reshape(-1),
+        )  # fmt: skip
+        return (dx1 if needs[0] else None, dx2 if needs[1] else None)
+
+    return Body(forward, backward)
+
+
+# --- vectorized ---
+
+
+def reduced(g: Array, shape: tuple[int, ...]) -> Array:
+    """Return g summed over the axes along which ``shape`` was stretched."""
+    if g.shape == shape:
+        return g
+    leading = g.ndim - len(shape)
+    stretched = tuple(i for i in range(g.ndim) if i < leading or shape[i - leading] != g.shape[i])
+    return g.sum(axis=stretched).reshape(shape)
+
+
+def make_vectorized(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
+    """Return the body of NumPy expressions."""
+
+    def forward(x1: Array, x2: Array) -> tuple[Array]:
+        with np.errstate(all="ignore"):
+            return (np.asarray(f(x1, x2)),)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
+    ) -> tuple[Array | None, Array | None]:
+        (x1, x2), (y,) = inputs, outputs
+        with np.errstate(all="ignore"):
+            dx1 = reduced(np.asarray(dy * df1(x1, x2, y)), x1.shape) if needs[0] else None
+            dx2 = reduced(np.asarray(dy * df2(x1, x2, y)), x2.shape) if needs[1] else None
+        return dx1, dx2
+
+    return Body(forward, backward)
+
+
+# --- tuned ---
+
+
+def fold(shape: tuple[int, ...], x1: Array, x2: Array) -> tuple[Array, Array, Array]:
+    """Return (sizes, steps1, steps2) with neighbouring axes merged wherever both inputs allow it.
+
+    Two arrays of one shape become one axis; an image batch plus a bias per channel becomes three. The
+    innermost steps are then 0 or 1.
+    """
+    steps1, steps2 = strides_in(shape, x1), strides_in(shape, x2)
+    sizes: list[int] = []
+    s1: list[int] = []
+    s2: list[int] = []
+    for n, a, b in zip(shape[::-1], steps1[::-1].tolist(), steps2[::-1].tolist()):
+        if n == 1:
+            continue
+        if sizes and a == s1[-1] * sizes[-1] and b == s2[-1] * sizes[-1]:
+            sizes[-1] *= n
+        else:
+            sizes.append(n)
+            s1.append(a)
+            s2.append(b)
+    if not sizes:
+        sizes, s1, s2 = [1], [1], [1]
+    return tuple(np.array(v[::-1], np.int64) for v in (sizes, s1, s2))  # type: ignore[return-value]
+
+
+def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
+    """Return the body with a contiguous innermost loop, chunks shared among threads.
+
+    Bound: memory traffic. Backward writes the unreduced gradient and hands it to NumPy's pairwise sum when
+    an input was stretched.
+    """
+
+    @jit_elementwise
+    def forward_chunk(
+        x1: Array, x2: Array, sizes: Array, steps1: Array, steps2: Array, first: int, y: Array
+    ) -> None:
+        # Rows of the innermost axis: the sources of a row's first element are looked up once, the row
+        # itself is a plain loop over slices, which LLVM vectorises.
+        inner = sizes[-1]
+        done = 0
+        while done < y.size:
+            i = first + done
+            n = min(inner - i % inner, y.size - done)
+            a = x1[source_index(i, sizes, steps1) :]
+            b = x2[source_index(i, sizes, steps2) :]
+            row = y[done : done + n]
+            if steps1[-1] == 0:
+                left = a[0]
+                for j in range(n):
+                    row[j] = f(left, b[j])
+            elif steps2[-1] == 0:
+                right = b[0]
+                for j in range(n):
+                    row[j] = f(a[j], right)
+            else:
+                for j in range(n):
+                    row[j] = f(a[j], b[j])
+            done += n
+
+    @jit_parallel
+    def forward_parallel(x1: Array, x2: Array, sizes: Array, steps1: Array, steps2: Array, y: Array) -> None:
+        for c in prange((y.size + CHUNK - 1) // CHUNK):
+            forward_chunk(x1, x2, sizes, steps1, steps2, c * CHUNK, y[c * CHUNK : (c + 1) * CHUNK])
+
+    @jit_elementwise
+    def first_chunk(dy: Array, x1: Array, x2: Array, y: Array, g: Array) -> None:
+        for i in range(g.size):
+            g[i] = dy[i] * df1(x1[i], x2[i], y[i])
+
+    @jit_elementwise
+    def second_chunk(dy: Array, x1: Array, x2: Array, y: Array, g: Array) -> None:
+        for i in range(g.size):
+            g[i] = dy[i] * df2(x1[i], x2[i], y[i])
+
+    def forward(x1: Array, x2: Array) -> tuple[Array]:
+        shape = x1.shape if x1.shape == x2.shape else np.broadcast_shapes(x1.shape, x2.shape)
+        y = empty(shape, x1.dtype)
+        if y.size == 0:
+            return (y,)
+        flat1, flat2 = x1.reshape(-1), x2.reshape(-1)
+        sizes, steps1, steps2 = fold(shape, x1, x2)
+        if y.size < SERIAL_BELOW:
+            forward_chunk(flat1, flat2, sizes, steps1, steps2, 0, y.reshape(-1))
+        else:
+            forward_parallel(flat1, flat2, sizes, steps1, steps2, y.reshape(-1))
+        return (y,)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
+    ) -> tuple[Array | None, Array | None]:
+        (y,) = outputs
+        # Stretched inputs are spread out first: the loop then reads four arrays of one shape.
+        wide1, wide2 = (np.ascontiguousarray(np.broadcast_to(x, y.shape)).reshape(-1) for x in inputs)
+        grads: list[Array | None] = [None, None]
+        for i, kernel in enumerate((first_chunk, second_chunk)):
+            if needs[i]:
+                g = empty(y.shape, y.dtype)
+                kernel(dy.reshape(-1), wide1, wide2, y.reshape(-1), g.reshape(-1))
+                grads[i] = reduced(g, inputs[i].shape)
+        return grads[0], grads[1]
+
+    return Body(forward, backward)
+
+
+# --- formulas: f(x1, x2), df1 and df2 of (x1, x2, y) ---
+
+
+@inline
+def add_f(x1: Any, x2: Any) -> Any:
+    return x1 + x2
+
+
+@inline
+def add_df(x1: Any, x2: Any, y: Any) -> Any:
+    return 1
+
+
+@inline
+def sub_f(x1: Any, x2: Any) -> Any:
+    return x1 - x2
+
+
+@inline
+def sub_df2(x1: Any, x2: Any, y: Any) -> Any:
+    return -1
+
+
+@inline
+def mul_f(x1: Any, x2: Any) -> Any:
+    return x1 * x2
+
+
+@inline
+def mul_df1(x1: Any, x2: Any, y: Any) -> Any:
+    return x2
+
+
+@inline
+def mul_df2(x1: Any, x2: Any, y: Any) -> Any:
+    return x1
+
+
+@inline
+def div_f(x1: Any, x2: Any) -> Any:
+    return x1 / x2
+
+
+@inline
+def div_df1(x1: Any, x2: Any, y: Any) -> Any:
+    return 1 / x2
+
+
+@inline
+def div_df2(x1: Any, x2: Any, y: Any) -> Any:
+    return -y / x2
+
+
+@inline
+def pow_f(x1: Any, x2: Any) -> Any:
+    return x1**x2
+
+
+@inline
+def pow_df1(x1: Any, x2: Any, y: Any) -> Any:
+    return x2 * x1 ** (x2 - 1) if x2 != 0 else x2  # x^0 is constant, also at x = 0
+
+
+@inline
+def pow_df2(x1: Any, x2: Any, y: Any) -> Any:
+    return y * np.log(x1) if x1 != 0 or x2 < 0 else x1  # 0^b is constant for b >= 0
+
+
+@inline
+def maximum_f(x1: Any, x2: Any) -> Any:
+    return x1 if x1 >= x2 or x1 != x1 else x2  # NaN wins, on either side
+
+
+@inline
+def maximum_df1(x1: Any, x2: Any, y: Any) -> Any:
+    return 1.0 if x1 > x2 else (0.5 if x1 == x2 else 0.0)  # a tie is shared
+
+
+@inline
+def maximum_df2(x1: Any, x2: Any, y: Any) -> Any:
+    return 1.0 if x1 < x2 else (0.5 if x1 == x2 else 0.0)
+
+
+def maximum_df1_numpy(x1: Array, x2: Array, y: Array) -> Array:
+    return ((x1 > x2) + 0.5 * (x1 == x2)).astype(y.dtype)
+
+
+def maximum_df2_numpy(x1: Array, x2: Array, y: Array) -> Array:
+    return ((x1 < x2) + 0.5 * (x1 == x2)).astype(y.dtype)
+
+
+def pow_df1_numpy(x1: Array, x2: Array, y: Array) -> Array:
+    return np.where(x2 != 0, x2 * x1 ** (x2 - 1), x2)
+
+
+def pow_df2_numpy(x1: Array, x2: Array, y: Array) -> Array:
+    return np.where((x1 != 0) | (x2 < 0), y * np.log(x1), x1)
+
+
+# --- records ---
+
+
+def check(op: str, x1: Array, x2: Array) -> None:
+    floats(op, x1=x1, x2=x2)
+    if x1.shape == x2.shape:
+        return
+    try:
+        np.broadcast_shapes(x1.shape, x2.shape)
+    except ValueError:
+        raise ValueError(f"{op}: shapes of x1 and x2 do not broadcast: {x1.shape} and {x2.shape}") from None
+
+
+def make_op(
+    name: str,
+    f: Scalar,
+    df1: Scalar,
+    df2: Scalar,
+    *,
+    numpy: tuple[Scalar, Scalar, Scalar] | None = None,
+    positive: bool = False,
+    flops: int = 1,
+    mutants: tuple[Mutant, ...] = (),
+) -> Op:
+    """Return the record; sample values keep away from 0 and from ties."""
+
+    def pair(rng: np.random.Generator, s1: tuple[int, ...], s2: tuple[int, ...], dtype: Any) -> Sample:
+        signs = [rng.choice([1] if positive else [-1, 1], s) for s in (s1, s2)]
+        x1 = np.asarray(rng.uniform(0.3, 1.4, s1) * signs[0], dtype)
+        x2 = np.asarray(rng.uniform(1.5, 2.5, s2) * signs[1], dtype)
+        return Sample(f"{s1} with {s2}", (x1, x2))
+
+    def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+        shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+            ((), ()), ((5,), (5,)), ((3, 4), ()), ((), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)),
+            ((2, 3, 4), (3, 1)), ((1, 3, 1, 2), (2, 1, 4, 1)), ((0, 3), (1, 3)), ((2, 1, 1), (2, 1, 1)),
+        )  # fmt: skip
+        for s1, s2 in shapes:
+            yield pair(rng, s1, s2, dtype)
+
+    def bad_inputs() -> Iterator[BadInput]:
+        x = np.ones((2, 3))
+        yield BadInput(ValueError, "do not broadcast: (2, 3) and (4,)", (x, np.ones(4)))
+        yield BadInput(TypeError, "x2 must be float32 or float64, got int64", (x, np.arange(3)))
+        yield BadInput(TypeError, "one dtype, got float64 and float32", (x, np.ones(3, np.float32)))
+
+    def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+        yield pair(rng, (64, 6, 28, 28), (64, 6, 28, 28), dtype)
+        yield pair(rng, (64, 6, 28, 28), (6, 1, 1), dtype)
+
+    def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array]) -> Array:
+        (x1, x2), (y,) = inputs, outputs
+        n1, n2 = numpy[1:] if numpy else (df1, df2)
+        dy = np.zeros_like(y)
+        if tangents[0] is not None:
+            dy += n1(x1, x2, y) * tangents[0]
+        if tangents[1] is not None:
+            dy += n2(x1, x2, y) * tangents[1]
+        return dy
+
+    return Op(
+        name=name,
+        loops=make_loops(f, df1, df2),
+        vectorized=make_vectorized(*(numpy or (f, df1, df2))),
+        tuned=make_tuned(f, df1, df2),
+        check=lambda x1, x2: check(name, x1, x2),
+        samples=samples,
+        bad_inputs=bad_inputs,
+        bench_samples=bench_samples,
+        flops=lambda x1, x2: flops * int(np.prod(np.broadcast_shapes(x1.shape, x2.shape))),
+        jvp=jvp,
+        mutants=mutants,
+    )
+
+
+def mutant(name: str, old: str, new: str, body: Any = "loops") -> Mutant:
+    """Return a fault planted in this file."""
+    return Mutant(name, body, "binary.py", old, new)
+
+
+add = make_op(
+    "add", add_f, add_df, add_df,
+    mutants=(
+        mutant("missing +=", "dx2[j2] += dy", "dx2[j2] = dy"),
+        mutant("stretched axis steps", "step if x.shape[axis] > 1 else 0", "step"),
+        mutant("axes merged too eagerly", "and b == s2[-1] * sizes[-1]", "", "tuned"),
+    ),
+)  # fmt: skip
+sub = make_op(
+    "sub", sub_f, add_df, sub_df2,
+    mutants=(
+        mutant("sign lost", "return -1\n", "return 1\n"),
+        mutant("scalar on the wrong side", "row[j] = f(a[j], right)", "row[j] = f(right, a[j])", "tuned"),
+    ),
+)  # fmt: skip
+mul = make_op(
+    "mul", mul_f, mul_df1, mul_df2,
+    mutants=(
+        mutant("factors swapped", "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x2\n",
+               "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x1\n"),
+        mutant("row read as a scalar", "if steps1[-1] == 0:", "if steps1[-1] <= 1:", "tuned"),
+    ),
+)  # fmt: skip
+div = make_op("div", div_f, div_df1, div_df2, mutants=(mutant("square lost", "return -y / x2", "return -y"),))
+pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
+    "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy), positive=True, flops=32,
+    mutants=(
+        mutant("exponent not lowered", "x2 * x1 ** (x2 - 1) if", "x2 * x1 ** x2 if"),
+        mutant("logarithm forgotten", "return y * np.log(x1) if", "return y if"),
+    ),
+)  # fmt: skip
+maximum = make_op(
+    "maximum", maximum_f, maximum_df1, maximum_df2,
+    numpy=(np.maximum, maximum_df1_numpy, maximum_df2_numpy),
+    mutants=(mutant("to the smaller", "return 1.0 if x1 > x2", "return 1.0 if x1 < x2"),),
+)  # fmt: skip
+OPS_HERE = (add, sub, mul, div, pow, maximum)

@@ -1,0 +1,156 @@
+"""The record of one operation: one formula, several bodies, and what tests and benchmarks need to know."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from nnkernels.machine.memory import Array, as_kernel_array
+
+BodyName = Literal["loops", "vectorized", "tuned", "cuda"]
+CPU_BODIES: tuple[BodyName, ...] = ("loops", "vectorized", "tuned")
+
+_backend: ContextVar[BodyName] = ContextVar("backend", default="tuned")
+
+
+@contextmanager
+def use_backend(name: BodyName) -> Iterator[None]:
+    """Run NumPy arrays through the body ``name`` inside the ``with`` block.
+
+    >>> import numpy as np
+    >>> from nnkernels.ops import OPS
+    >>> with use_backend("loops"):
+    ...     OPS["add"](np.float32([1, 2]), np.float32([3, 4]))
+    array([4., 6.], dtype=float32)
+    """
+    if name not in CPU_BODIES:
+        raise ValueError(f"backend must be one of {', '.join(CPU_BODIES)}, got {name!r}")
+    token = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def current_backend() -> BodyName:
+    """Return the name of the body that NumPy arrays run through."""
+    return _backend.get()
+
+
+class Body(NamedTuple):
+    """One algorithm for an op.
+
+    ``forward(*arrays, **attributes)`` returns a tuple: the result, then whatever ``backward`` wants kept
+    (the same in every body). ``backward(grad_output, outputs, inputs, needs, **attributes)`` returns one
+    gradient per input, None where ``needs`` (one bool per input) does not ask. Bodies do not check their
+    arguments: they are called with C-contiguous native arrays that the op's ``check`` has accepted.
+    """
+
+    forward: Callable[..., tuple[Array, ...]]
+    backward: Callable[..., tuple[Array | None, ...]] | None = None
+
+
+class Sample(NamedTuple):
+    """Arguments of one call: what tests, benchmarks and checks feed to every body."""
+
+    label: str
+    arrays: tuple[Array | None, ...]
+    attributes: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never written)
+
+
+class BadInput(NamedTuple):
+    """Arguments that must raise ``error`` with ``words`` in the message."""
+
+    error: type[Exception]
+    words: str
+    arrays: tuple[Any, ...]
+    attributes: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Mutant(NamedTuple):
+    """A planted fault: in ``file``, the text ``old`` (which occurs once) becomes ``new``.
+
+    The fault sits in the body ``body``; the op's checks must notice it. ``file`` is relative to ``ops/``.
+    """
+
+    name: str
+    body: BodyName
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One formula with its bodies; call it with NumPy arrays or Tensors.
+
+    ``check`` validates shapes, dtypes and ranges. ``constants`` are the positions of inputs that have no
+    gradient (labels); ``inplace`` the positions that an update step overwrites. ``samples(rng, dtype)``
+    yields small inputs that every body must pass, ``bench_samples`` sizes worth timing (the first takes a
+    few milliseconds at most). ``flops(*arrays, **attributes)`` counts one forward call.
+    ``jvp(tangents, outputs, inputs, **attributes)`` returns the derivative along ``tangents`` (one per
+    input, None for zero).
+    """
+
+    name: str
+    loops: Body
+    vectorized: Body
+    tuned: Body
+    check: Callable[..., None]
+    samples: Callable[[np.random.Generator, Any], Iterator[Sample]]
+    bad_inputs: Callable[[], Iterator[BadInput]]
+    bench_samples: Callable[[np.random.Generator, Any], Iterator[Sample]]
+    flops: Callable[..., int]
+    jvp: Callable[..., Array] | None = None
+    cuda: Body | None = None
+    constants: frozenset[int] = frozenset()
+    inplace: tuple[int, ...] = ()
+    mutants: tuple[Mutant, ...] = ()
+    # What the four bodies are compared with, in units of the dtype's rounding error; sums of many terms
+    # in another order differ by more than single operations do.
+    tolerance: float = 64.0
+
+    def __call__(self, *arrays: Any, **attributes: Any) -> Any:
+        """Return the op's result: an array for arrays, a Tensor where any input is one."""
+        for a in arrays:
+            if hasattr(a, "apply_op"):
+                return a.apply_op(self, arrays, attributes)
+        outputs = self.body_for(arrays).forward(*self.prepare(arrays, attributes), **attributes)
+        return outputs if len(self.inplace) > 1 else outputs[0]
+
+    def prepare(self, arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> tuple[Array | None, ...]:
+        """Return the arrays as kernels want them, after checking them and the attributes."""
+        self.check(*arrays, **attributes)
+        for i in self.inplace:
+            a = arrays[i]
+            if a is not None and not (a.flags.carray and a.dtype.isnative):
+                raise ValueError(
+                    f"{self.name}: input {i} is updated in place: it must be writable, "
+                    "C-contiguous and in native byte order"
+                )
+        return tuple(None if a is None else as_kernel_array(a) for a in arrays)
+
+    def body(self, name: BodyName) -> Body:
+        """Return the body ``name``; a missing one raises NotImplementedError, nothing falls back."""
+        body: Body | None = getattr(self, name)
+        if body is None:
+            raise NotImplementedError(
+                f"{self.name} has no {name} body yet; its bodies are {', '.join(CPU_BODIES)}"
+            )
+        return body
+
+    def body_for(self, arrays: tuple[Any, ...]) -> Body:
+        """Return the body that the arrays' device asks for: NumPy the chosen CPU body, CUDA ``cuda``."""
+        for a in arrays:
+            if hasattr(a, "__cuda_array_interface__"):
+                return self.body("cuda")
+        return self.body(_backend.get())
+
+    def bytes(self, inputs: tuple[Array | None, ...], output: Array) -> int:
+        """Return the least number of bytes a forward call moves: inputs read once, output written once."""
+        if any(a is not None and np.may_share_memory(a, output) for a in inputs):
+            return 0  # a view
+        return sum(a.nbytes for a in inputs if a is not None) + output.nbytes

@@ -1,0 +1,422 @@
+"""Functions of one array, element by element: y_i = f(x_i), dx_i = dy_i f'(x_i).
+
+    neg   -x         exp   e^x            log   ln x                sin   sin x
+    relu  max(x, 0)  leaky_relu  x or a x    sigmoid  1 / (1 + e^-x)   tanh  (e^2x - 1) / (e^2x + 1)
+
+The loops stand here once, for all of them. What differs is the pair f(x, a) and df(x, y, a) = f'(x), given
+y = f(x) and the op's one attribute a (0 where there is none). Any shape, float32 or float64.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine import exponential
+from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
+from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import floats, number
+
+Scalar = Callable[..., Any]
+
+# --- the loops, once ---
+
+
+def make_loops(f: Scalar, df: Scalar, default: float) -> Body:
+    """Return the body that takes one element after the other."""
+
+    @jit
+    def forward_kernel(x: Array, a: float, y: Array) -> None:
+        for i in range(x.size):
+            y[i] = f(x[i], a)
+
+    @jit
+    def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
+        for i in range(x.size):
+            dx[i] = dy[i] * df(x[i], y[i], a)
+
+    return make_body(forward_kernel, backward_kernel, default)
+
+
+def make_tuned(f: Scalar, df: Scalar, default: float) -> Body:
+    """Return the body that cuts the array into chunks, one L1 cache each, and shares them among threads.
+
+    Bound: memory traffic; forward reads and writes every element once, backward reads up to three arrays.
+    """
+
+    @jit_elementwise
+    def forward_chunk(x: Array, a: float, y: Array) -> None:
+        for i in range(x.size):
+            y[i] = f(x[i], a)
+
+    @jit_elementwise
+    def backward_chunk(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
+        for i in range(x.size):
+            dx[i] = dy[i] * df(x[i], y[i], a)
+
+    @jit_parallel
+    def forward_parallel(x: Array, a: float, y: Array) -> None:
+        for c in prange((x.size + CHUNK - 1) // CHUNK):
+            i, j = c * CHUNK, (c + 1) * CHUNK
+            forward_chunk(x[i:j], a, y[i:j])
+
+    @jit_parallel
+    def backward_parallel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
+        for c in prange((x.size + CHUNK - 1) // CHUNK):
+            i, j = c * CHUNK, (c + 1) * CHUNK
+            backward_chunk(dy[i:j], x[i:j], y[i:j], a, dx[i:j])
+
+    def forward_kernel(x: Array, a: float, y: Array) -> None:
+        kernel = forward_chunk if x.size < SERIAL_BELOW else forward_parallel
+        kernel(x, a, y)
+
+    def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
+        kernel = backward_chunk if x.size < SERIAL_BELOW else backward_parallel
+        kernel(dy, x, y, a, dx)
+
+    return make_body(forward_kernel, backward_kernel, default)
+
+
+def make_vectorized(f: Scalar, df: Scalar, default: float) -> Body:
+    """Return the body of NumPy expressions over whole arrays."""
+
+    def forward(x: Array, **attribute: float) -> tuple[Array]:
+        with np.errstate(all="ignore"):
+            return (np.asarray(f(x, attribute_of(x, attribute, default))),)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool], **attribute: float
+    ) -> tuple[Array | None]:
+        (x,), (y,) = inputs, outputs
+        with np.errstate(all="ignore"):
+            return (np.asarray(dy * df(x, y, attribute_of(x, attribute, default))) if needs[0] else None,)
+
+    return Body(forward, backward)
+
+
+def make_body(forward_kernel: Scalar, backward_kernel: Scalar, default: float) -> Body:
+    """Wrap kernels over flat arrays: allocate the result and pass the attribute."""
+
+    def forward(x: Array, **attribute: float) -> tuple[Array]:
+        y = empty(x.shape, x.dtype)
+        forward_kernel(x.reshape(-1), attribute_of(x, attribute, default), y.reshape(-1))
+        return (y,)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool], **attribute: float
+    ) -> tuple[Array | None]:
+        if not needs[0]:
+            return (None,)
+        (x,), (y,) = inputs, outputs
+        dx = empty(x.shape, x.dtype)
+        a = attribute_of(x, attribute, default)
+        backward_kernel(dy.reshape(-1), x.reshape(-1), y.reshape(-1), a, dx.reshape(-1))
+        return (dx,)
+
+    return Body(forward, backward)
+
+
+def attribute_of(x: Array, attribute: dict[str, float], default: float) -> Any:
+    """Return the op's one attribute, or its default, in x's dtype: a float64 would widen the arithmetic."""
+    for value in attribute.values():
+        return x.dtype.type(value)
+    return x.dtype.type(default)
+
+
+# --- the formulas: f(x, a) and df(x, y, a) ---
+
+
+@inline
+def neg_f(x: Any, a: Any) -> Any:
+    return -x
+
+
+@inline
+def neg_df(x: Any, y: Any, a: Any) -> Any:
+    return a - 1  # a is 0 in x's dtype, so this is -1 in x's dtype
+
+
+@inline
+def exp_f(x: Any, a: Any) -> Any:
+    return np.exp(x)
+
+
+@inline
+def exp_tuned(x: Any, a: Any) -> Any:
+    return exponential.exp(x)
+
+
+@inline
+def exp_df(x: Any, y: Any, a: Any) -> Any:
+    return y
+
+
+@inline
+def log_f(x: Any, a: Any) -> Any:
+    return np.log(x)
+
+
+@inline
+def log_df(x: Any, y: Any, a: Any) -> Any:
+    return 1 / x
+
+
+@inline
+def sin_f(x: Any, a: Any) -> Any:
+    return np.sin(x)
+
+
+@inline
+def sin_df(x: Any, y: Any, a: Any) -> Any:
+    return np.cos(x)
+
+
+@inline
+def relu_f(x: Any, a: Any) -> Any:
+    return x if x > 0 or x != x else a  # NaN stays NaN
+
+
+@inline
+def relu_df(x: Any, y: Any, a: Any) -> Any:
+    return a + 1 if x > 0 else a  # a is 0 in x's dtype; the slope at 0 is taken as 0
+
+
+@inline
+def leaky_relu_f(x: Any, a: Any) -> Any:
+    return x if x > 0 else a * x
+
+
+@inline
+def leaky_relu_df(x: Any, y: Any, a: Any) -> Any:
+    return a * 0 + 1 if x > 0 else a
+
+
+@inline
+def sigmoid_f(x: Any, a: Any) -> Any:
+    # e^-|x| never overflows; both branches are the same function.
+    e = np.exp(-abs(x))
+    return 1 / (1 + e) if x >= 0 else e / (1 + e)
+
+
+@inline
+def sigmoid_tuned(x: Any, a: Any) -> Any:
+    e = exponential.exp(-abs(x))
+    return (e if x < 0 else e * 0 + 1) / (e + 1)
+
+
+@inline
+def sigmoid_df(x: Any, y: Any, a: Any) -> Any:
+    return y * (1 - y)
+
+
+@inline
+def tanh_f(x: Any, a: Any) -> Any:
+    return np.tanh(x)
+
+
+@inline
+def tanh_tuned(x: Any, a: Any) -> Any:
+    e = exponential.expm1(abs(x + x))
+    t = e / (e + 2)
+    t = a + 1 if e > 1e9 else t  # a is 0; beyond, t would round to 1 and e may be infinite
+    return -t if x < 0 else t
+
+
+@inline
+def tanh_df(x: Any, y: Any, a: Any) -> Any:
+    return 1 - y * y
+
+
+def relu_numpy(x: Array, a: Any) -> Array:
+    y: Array = np.maximum(x, a)
+    return y
+
+
+def leaky_relu_numpy(x: Array, a: Any) -> Array:
+    return np.where(x > 0, x, a * x)
+
+
+def sigmoid_numpy(x: Array, a: Any) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def step_numpy(x: Array, y: Array, a: Any) -> Array:
+    return np.where(x > 0, x.dtype.type(1), a)
+
+
+# --- records ---
+
+
+def make_op(
+    name: str,
+    f: Scalar,
+    df: Scalar,
+    *,
+    tuned: Scalar | None = None,
+    numpy: tuple[Scalar, Scalar] | None = None,
+    attribute: str | None = None,
+    default: float = 0.0,
+    low: float = -3.0,
+    flops: int = 1,
+    mutants: tuple[Mutant, ...] = (),
+) -> Op:
+    """Return the record; sample values are at least 0.05 away from 0, the kink of relu."""
+
+    def check(x: Array, **attributes: float) -> None:
+        floats(name, x=x)
+        for key, value in attributes.items():
+            if key != attribute:
+                takes = f"only {attribute}" if attribute else "no attributes"
+                raise TypeError(f"{name}: unexpected attribute {key!r}; it takes {takes}")
+            number(name, key, value)
+
+    def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
+        magnitude = rng.uniform(0.05, 3, shape)
+        sign = 1 if low >= 0 else rng.choice([-1, 1], shape)
+        return np.asarray(magnitude * sign, dtype)
+
+    def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+        for shape in ((), (1,), (7,), (3, 0, 2), (2, 3, 4, 5)):
+            yield Sample(f"shape {shape}", (values(rng, shape, dtype),))
+        if attribute:
+            yield Sample(f"{attribute}=0.3", (values(rng, (3, 5), dtype),), {attribute: 0.3})
+
+    def bad_inputs() -> Iterator[BadInput]:
+        yield BadInput(TypeError, f"{name}: x must be float32 or float64, got int64", (np.arange(3),))
+        yield BadInput(TypeError, f"{name}: x must be a NumPy array", ([1.0],))
+        yield BadInput(TypeError, "unexpected attribute 'slope'", (np.ones(3),), {"slope": 1.0})
+        if attribute:
+            nan = {attribute: math.nan}
+            yield BadInput(ValueError, f"{attribute} must be finite", (np.ones(3),), nan)
+
+    def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+        yield Sample("64x6x28x28", (values(rng, (64, 6, 28, 28), dtype),))
+        yield Sample("16 Mi", (values(rng, (1 << 24,), dtype),))
+
+    def jvp(
+        tangents: tuple[Array], outputs: tuple[Array], inputs: tuple[Array], **attributes: float
+    ) -> Array:
+        # The Jacobian is diagonal, so pushing a tangent forward is pulling a cotangent back.
+        (dx,) = op.loops.backward(tangents[0], outputs, inputs, (True,), **attributes)  # type: ignore[misc]
+        assert dx is not None
+        return dx
+
+    numpy_f, numpy_df = numpy or (f, df)
+    op = Op(
+        name=name,
+        loops=make_loops(f, df, default),
+        vectorized=make_vectorized(numpy_f, numpy_df, default),
+        tuned=make_tuned(tuned or f, df, default),
+        check=check,
+        samples=samples,
+        bad_inputs=bad_inputs,
+        bench_samples=bench_samples,
+        flops=lambda x, **_: flops * x.size,
+        jvp=jvp,
+        mutants=mutants,
+    )
+    return op
+
+
+def mutant(name: str, old: str, new: str, body: Any = "loops") -> Mutant:
+    """Return a fault planted in this file."""
+    return Mutant(name, body, "unary.py", old, new)
+
+
+neg = make_op("neg", neg_f, neg_df, mutants=(mutant("sign lost", "return -x\n", "return x\n"),))
+exp = make_op(
+    "exp",
+    exp_f,
+    exp_df,
+    tuned=exp_tuned,
+    flops=16,
+    mutants=(
+        mutant(
+            "derivative of exp is x",
+            "    return y\n\n\n@inline\ndef log_f",
+            "    return x\n\n\n@inline\ndef log_f",
+        ),
+        mutant(
+            "chunks overlap",
+            "i, j = c * CHUNK, (c + 1) * CHUNK\n            forward_chunk",
+            "i, j = c * CHUNK + 1, (c + 1) * CHUNK\n            forward_chunk",
+            "tuned",
+        ),
+    ),
+)
+log = make_op(
+    "log", log_f, log_df, low=0.0, flops=16, mutants=(mutant("ln'(x) = x", "return 1 / x", "return x"),)
+)
+sin = make_op(
+    "sin",
+    sin_f,
+    sin_df,
+    flops=16,
+    mutants=(mutant("cosine's sign", "return np.cos(x)", "return -np.cos(x)"),),
+)
+relu = make_op(
+    "relu",
+    relu_f,
+    relu_df,
+    numpy=(relu_numpy, step_numpy),
+    mutants=(
+        mutant(
+            "gradient passes everywhere", "return a + 1 if x > 0 else a ", "return a + 1 if x > -9 else a "
+        ),
+        mutant(
+            "cotangent ignored",
+            "dx[i] = dy[i] * df(x[i], y[i], a)\n\n    return",
+            "dx[i] = df(x[i], y[i], a)\n\n    return",
+        ),
+        mutant(
+            "cotangent ignored, tuned",
+            "dx[i] = dy[i] * df(x[i], y[i], a)\n\n    @jit_parallel",
+            "dx[i] = df(x[i], y[i], a)\n\n    @jit_parallel",
+            "tuned",
+        ),
+    ),
+)
+leaky_relu = make_op(
+    "leaky_relu",
+    leaky_relu_f,
+    leaky_relu_df,
+    numpy=(leaky_relu_numpy, step_numpy),
+    attribute="negative_slope",
+    default=0.01,
+    mutants=(
+        mutant(
+            "slope forgotten backward",
+            "return a * 0 + 1 if x > 0 else a\n",
+            "return a * 0 + 1 if x > 0 else a * 0\n",
+        ),
+        mutant("attribute ignored", "return x.dtype.type(value)", "return x.dtype.type(default)"),
+    ),
+)
+sigmoid = make_op(
+    "sigmoid",
+    sigmoid_f,
+    sigmoid_df,
+    tuned=sigmoid_tuned,
+    numpy=(sigmoid_numpy, sigmoid_df),
+    flops=20,
+    mutants=(
+        mutant("missing factor 1 - y", "return y * (1 - y)", "return y"),
+        mutant("branches swapped", "return 1 / (1 + e) if x >= 0", "return 1 / (1 + e) if x < 0"),
+    ),
+)
+tanh = make_op(
+    "tanh",
+    tanh_f,
+    tanh_df,
+    tuned=tanh_tuned,
+    flops=20,
+    mutants=(
+        mutant("square forgotten", "return 1 - y * y", "return 1 - y"),
+        mutant("odd symmetry lost", "return -t if x < 0 else t", "return t", "tuned"),
+    ),
+)
+OPS_HERE = (neg, exp, log, sin, relu, leaky_relu, sigmoid, tanh)
