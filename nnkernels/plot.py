@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,6 @@ CURVES = {"train": ("training", "#0072B2", "o"), "val": ("validation", "#D55E00"
 INK, FAINT, FRAME, GRID_LINE = "#222222", "#767676", "#B0B0B0", "#E5E5E5"
 SMALL: dict[str, Any] = {"fontsize": 8, "color": INK}
 LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
-TINY, HUGE = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -83,8 +82,7 @@ def filters(weights: npt.ArrayLike, title: str = "Filters") -> Figure:
         grid.draw(axes, 0.5 + 0.5 * w.transpose(0, 2, 3, 1) / limit)
         figure.supxlabel(f"per colour: dark {-limit:.2g}, mid-grey 0, bright {limit:.2g}", **SMALL)
         return figure
-    tiles = w.reshape(-1, rows, columns)
-    image = grid.draw(axes, tiles, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    image = grid.draw(axes, w.reshape(-1, rows, columns), cmap="RdBu_r", vmin=-limit, vmax=limit)
     if channels != 1:
         grid.number_rows_and_columns(axes, "filter", "input channel")
     grid.colour_bar(axes, image, "weight")
@@ -140,8 +138,8 @@ def confusion(
         ratio = images[0].shape[0] / images[0].shape[1]
         grid = _Grid(len(images), -(-len(images) // down), ratio, 0.95, captioned=True, pitch=pitch)
         widths.append(max(grid.inches[0], 2.0) + 0.3)
-    share = f"{100 * right / total:.1f} %"
-    figure = _figure(sum(widths), side + 1.5, f"{right:.0f} of {total:.0f} right ({share})")
+    title = f"{right:.0f} of {total:.0f} right ({100 * right / total:.1f} %)"
+    figure = _figure(sum(widths), side + 1.5, title)
     panels = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     _draw_counts(panels[0], counts, names)
     if images:
@@ -181,7 +179,7 @@ def compare_bars(rows: Sequence[Mapping[str, Any]], title: str = "Speed of the b
     over = f" over {baselines[0]}" if len(baselines) == 1 else ""
     axes.set_xlabel(f"speed-up{over} (log scale)", **LABEL)
     keys = [Patch(color=BODY_COLOURS[body], label=body) for body in bodies]
-    # Anchored to the axes, above their left end: a long figure keeps it next to the first bars.
+    # Anchored above the left end of the axes: a long figure keeps it next to the first bars.
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(keys)}
     axes.legend(handles=keys, frameon=False, fontsize=9, handlelength=1.2, columnspacing=1.5, **place)
     return figure
@@ -223,7 +221,7 @@ class _Grid:
 
     @property
     def above(self) -> float:
-        return 0.25 if self.captioned else 0.0  # room for a caption, in tile widths
+        return 0.2 if self.captioned else 0.0  # room for a caption, in tile widths
 
     @property
     def row_pitch(self) -> float:
@@ -259,12 +257,10 @@ class _Grid:
         return image
 
     def number_rows_and_columns(self, axes: Axes, row_name: str, column_name: str) -> None:
-        """Number the rows and columns, leaving numbers out where they would touch."""
+        """Number the rows and columns of uncaptioned tiles, leaving out numbers that would touch."""
         step = math.ceil(0.22 / self.tile)
         down, across = range(0, self.down, step), range(0, self.across, step)
-        axes.set_yticks(
-            [k * self.row_pitch + self.above + self.ratio / 2 for k in down], [str(k) for k in down]
-        )
+        axes.set_yticks([k * self.row_pitch + self.ratio / 2 for k in down], [str(k) for k in down])
         axes.set_xticks([c * self.pitch + 0.5 for c in across], [str(c) for c in across])
         axes.tick_params(length=0, labelsize=8, labelcolor=INK)
         axes.set_ylabel(row_name, **LABEL)
@@ -273,8 +269,7 @@ class _Grid:
     def colour_bar(self, axes: Axes, image: AxesImage, label: str) -> None:
         """A bar from the first tile's top to the last one's bottom, as an inset to follow the axes."""
         width, height = self.inches
-        box = (1 + 0.08 / width, 0, 0.13 / width, 1 - self.tile * self.above / height)
-        inset = axes.inset_axes(box)
+        inset = axes.inset_axes((1 + 0.08 / width, 0, 0.13 / width, 1 - self.tile * self.above / height))
         bar = axes.figure.colorbar(image, cax=inset)
         bar.set_label(label, **LABEL)
         inset.tick_params(labelsize=8, labelcolor=INK, color=FRAME)
@@ -302,12 +297,12 @@ def _figure(width: float, height: float, title: str = "") -> Figure:
     return figure
 
 
-def _tidy(axes: Axes, lines_along: str) -> None:
+def _tidy(axes: Axes, grid: Literal["x", "y"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FRAME)
     axes.tick_params(labelsize=9, labelcolor=INK, color=FRAME)
     axes.set_axisbelow(True)
-    getattr(axes, f"{lines_along}axis").grid(color=GRID_LINE, linewidth=0.8)
+    axes.grid(axis=grid, color=GRID_LINE, linewidth=0.8)
 
 
 def _array(name: str, values: object, ndim: int, wanted: str, finite: bool = True) -> FloatArray:
@@ -328,8 +323,8 @@ def _is_index(value: object, end: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < end
 
 
-def _is_number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and low <= float(value) <= high
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
 
 
 def _history_curves(history: Mapping[str, Any]) -> dict[str, FloatArray]:
@@ -387,12 +382,12 @@ def _check_mistakes(mistakes: Sequence[Mistake], names: list[str]) -> tuple[list
         images.append(_array(f"{name} image", picture, 2, "(H, W)"))
         if images[k].shape != images[0].shape:
             raise ValueError(
-                f"{name} image has shape {images[k].shape}, wanted that of the first, {images[0].shape}"
+                f"{name} image has shape {images[k].shape}, wanted the first's {images[0].shape}"
             )
         for label in (true, predicted):
             if not _is_index(label, len(names)):
                 raise ValueError(f"{name} has class {label!r}, wanted an int from 0 to {len(names) - 1}")
-        if not _is_number(probability, 0, 1):
+        if not (_is_finite(probability) and 0 <= probability <= 1):
             raise ValueError(f"{name} has probability {probability!r}, wanted a number from 0 to 1")
         captions.append(f"{names[true]} → {names[predicted]}, {100 * probability:.0f} %")
     return images, captions
@@ -438,9 +433,8 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"rows[{k}] has body {row['body']!r}, wanted one of {', '.join(BODY_COLOURS)}")
         for key in ("seconds", "speedup", "gflops"):
             value = row[key]
-            if key == "gflops" and value is None:
-                continue
-            if not _is_number(value, TINY, HUGE):
+            absent = key == "gflops" and value is None
+            if not absent and not (_is_finite(value) and value > 0):
                 raise ValueError(f"rows[{k}] has {key} {value!r}, wanted a finite number above 0")
 
 

@@ -8,6 +8,8 @@ cost to compute. ``empty`` therefore takes large blocks from a pool. An array fr
 import math
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ MAX_HELD_BYTES = 1024**3
 
 _free: dict[int, list[Array]] = defaultdict(list)
 _held_bytes = 0
+_poison = False
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -28,8 +31,27 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     dtype = np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < POOLED_BYTES:
-        return np.empty(shape, dtype)
-    return _take_block(nbytes)[:nbytes].view(dtype).reshape(shape)
+        array = np.empty(shape, dtype)
+    else:
+        array = _take_block(nbytes)[:nbytes].view(dtype).reshape(shape)
+    if _poison:
+        array.reshape(-1).view(np.uint8).fill(255)
+    return array
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill every array from ``empty`` with NaN (integers with -1) inside the ``with`` block.
+
+    A reused buffer often still holds the right answer of the call before: without this, a kernel that
+    forgets to write an element would pass its tests.
+    """
+    global _poison
+    saved, _poison = _poison, True
+    try:
+        yield
+    finally:
+        _poison = saved
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

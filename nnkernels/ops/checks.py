@@ -10,7 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from nnkernels.machine.memory import Array
+from nnkernels.machine.memory import Array, poisoned
 from nnkernels.ops.op import BodyName, Op, Sample
 
 Arrays = tuple[Array | None, ...]
@@ -31,8 +31,8 @@ def copies(arrays: Arrays) -> Arrays:
 def run(op: Op, body: BodyName, sample: Sample) -> Arrays:
     """Return the body's outputs; all but update steps must leave the inputs as they were."""
     arrays = copies(sample.arrays)
-    outputs = op.body(body).forward(*arrays, **sample.attributes)
-    outputs = copies(outputs)
+    with poisoned():
+        outputs = copies(op.body(body).forward(*arrays, **sample.attributes))
     for i, (before, after) in enumerate(zip(sample.arrays, arrays)):
         if before is not None and i not in op.inplace:
             assert np.array_equal(before, after, equal_nan=True), f"{op.name}/{body} wrote into input {i}"
@@ -49,7 +49,8 @@ def run_backward(
     kept = copies(given)
     n = 1 + len(outputs)
     needs = needs or differentiable(op, sample)
-    grads = copies(backward(given[0], given[1:n], given[n:], needs, **sample.attributes))
+    with poisoned():
+        grads = copies(backward(given[0], given[1:n], given[n:], needs, **sample.attributes))
     for before, after in zip(kept, given):
         assert before is None or np.array_equal(before, after, equal_nan=True), (
             f"{op.name}/{body}: backward wrote into its arguments"
@@ -70,7 +71,7 @@ def assert_close(got: Array | None, wanted: Array | None, tolerance: float, what
     Integers must be equal; NaN and infinities must stand in the same places.
     """
     if wanted is None or got is None:
-        assert got is None and wanted is None, f"{what}: one is None, the other an array"
+        assert got is wanted, f"{what}: one is None, the other an array"
         return
     assert got.shape == wanted.shape, f"{what}: shape {got.shape}, wanted {wanted.shape}"
     assert got.dtype == wanted.dtype, f"{what}: dtype {got.dtype}, wanted {wanted.dtype}"
@@ -139,14 +140,17 @@ def check_gradient(op: Op, body: BodyName, sample: Sample, rng: np.random.Genera
     grads = run_backward(op, body, sample, dy, outputs)
     arrays = copies(sample.arrays)
     needs = differentiable(op, sample)
+
+    def result() -> Array:
+        return op.body(body).forward(*arrays, **sample.attributes)[0].copy()
+
     assert len(grads) == len(needs), f"{op.name}/{body}: {len(grads)} gradients for {len(needs)} inputs"
     for i, grad in enumerate(grads):
         assert (grad is not None) == needs[i], f"{op.name}/{body}: gradient {i} missing or not asked for"
         x = arrays[i]
         if grad is None or x is None:
             continue
-        forward = op.body(body).forward
-        wanted = numeric_gradient(lambda: forward(*arrays, **sample.attributes)[0].copy(), x, dy, 1e-6)
+        wanted = numeric_gradient(result, x, dy, 1e-6)
         scale = max(1.0, float(np.abs(wanted).max(initial=0)))
         error = float(np.abs(grad - wanted).max(initial=0))
         assert error <= 1e-7 * scale, (
@@ -192,13 +196,13 @@ def check_bad_inputs(op: Op) -> int:
     count = 0
     for bad in op.bad_inputs():
         before = [a.copy() if isinstance(a, np.ndarray) else a for a in bad.arrays]
+        raised: Exception | None = None
         try:
             op(*bad.arrays, **bad.attributes)
-        except bad.error as error:
-            assert bad.words in str(error), f"{op.name}: {error!s} does not say {bad.words!r}"
-            assert type(error) is bad.error, f"{op.name}: raised {type(error)}, promised {bad.error}"
-        else:
-            raise AssertionError(f"{op.name} accepted a bad input: {bad.words}")
+        except Exception as error:
+            raised = error
+        assert type(raised) is bad.error, f"{op.name}: {raised!r} came where {bad.error} was promised"
+        assert bad.words in str(raised), f"{op.name}: {raised!s} does not say {bad.words!r}"
         for a, b in zip(before, bad.arrays):
             assert not isinstance(b, np.ndarray) or np.array_equal(a, b, equal_nan=b.dtype.kind == "f"), (
                 f"{op.name} changed a bad input"
