@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import math
-import operator
 import os
 import struct
 import uuid
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 Labels: TypeAlias = NDArray[np.int64]
 PathLike: TypeAlias = str | os.PathLike[str]
-Rng: TypeAlias = np.random.Generator | SupportsIndex | None
+Rng: TypeAlias = np.random.Generator | int | None
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
@@ -119,15 +118,17 @@ def _read_table(source: Path, rows: int, columns: int) -> NDArray[np.uint8]:
 def _cached_mnist_table(source: Path) -> NDArray[np.uint8]:
     """mnist_5k's table (5000, 785) from the cache, else parsed and cached where possible."""
     cache = None
-    # RuntimeError: the user has no home directory. A cache that cannot be used is done without.
+    # A cache that cannot be used is done without. RuntimeError: the user has no home directory.
     with suppress(OSError, ValueError, RuntimeError):
         # The size ties the copy to the source it was parsed from.
         cache = cache_directory() / f"mnist_5k-{source.stat().st_size}.npz"
         table = _read_npz(cache, ("table",))["table"]
-        if table.shape == (5000, 785) and table.dtype == np.uint8:
+        sound = table.dtype == np.uint8 and table.shape == (5000, 785)
+        if sound and np.array_equal(np.bincount(table[:, -1]), [500] * 10):
             return table
     table = _read_table(source, rows=5000, columns=785)
     if cache is not None:
+        # Written aside and renamed: another process never sees half a file.
         temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}.tmp")
         with suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -143,15 +144,9 @@ def _cached_mnist_table(source: Path) -> NDArray[np.uint8]:
 def _split_table(
     name: str, table: NDArray[np.uint8], side: int, brightest: int, held_out: int, rng: Rng
 ) -> Split:
-    x = _scaled(table[:, :-1].reshape(-1, 1, side, side), brightest)
-    return _held_out_split(name, x, table[:, -1].astype(np.int64), held_out, rng, tuple("0123456789"))
-
-
-def _held_out_split(
-    name: str, x: NDArray[np.float32], y: Labels, held_out: int, rng: Rng, class_names: tuple[str, ...]
-) -> Split:
+    x, y = _scaled(table[:, :-1].reshape(-1, 1, side, side), brightest), table[:, -1].astype(np.int64)
     train, test = balanced_split(y, held_out, rng)
-    return Split(x[train], y[train], x[test], y[test], name, class_names)
+    return Split(x[train], y[train], x[test], y[test], name, tuple("0123456789"))
 
 
 def _scaled(pixels: Array, brightest: int) -> NDArray[np.float32]:
@@ -182,7 +177,7 @@ def load(path: PathLike, *, root: PathLike | None = None, rng: Rng = None) -> Sp
     if start[:2] == b"PK":
         train, test = read_keras_npz(path)
         return _split_pairs(path, train, test, rng)
-    if path.suffix == ".bin":
+    if path.name.removesuffix(".gz").endswith(".bin"):
         return _split_pairs(path, read_cifar10(path), None, rng, CIFAR10_NAMES)
     if start[:2] in (b"\x1f\x8b", b"\0\0"):
         return _load_idx(path, rng)
@@ -315,7 +310,7 @@ def _load_folder(folder: Path, rng: Rng) -> Split:
     images = {p.name.removesuffix(".gz"): p for p in sorted(folder.glob("*train-images*"), reverse=True)}
     found = [*images.values(), *sorted(folder.glob("*.npz"))]
     if len(found) == 1:
-        return load(found[0].absolute(), rng=rng)
+        return load(found[0], rng=rng)
     raise ValueError(
         f"{folder}: found {[path.name for path in found[:8]] or 'no data'}, wanted data_batch_*.bin, or "
         "one train-images-idx3-ubyte[.gz], or one npz file; or give the path of the file itself"
@@ -331,6 +326,8 @@ def _load_idx(images: Path, rng: Rng) -> Split:
 
 
 def _read_idx_pair(images: Path) -> tuple[Array, Array]:
+    if "images" not in images.name:
+        raise ValueError(f"{images}: wanted the IDX file of the images, with 'images' in its name")
     labels = _sibling(images, "images", "labels")
     if labels is None:
         wanted = images.name.replace("images", "labels").replace("idx3", "idx1")
@@ -355,36 +352,34 @@ def _split_pairs(
     rng: Rng,
     class_names: tuple[str, ...] = (),
 ) -> Split:
-    """A Split of raw images and labels read from `path`, both checked and converted."""
-    x, y = _images(path, *train), _file_labels(path, *train)
-    x_test, y_test = (_images(path, *test), _file_labels(path, *test)) if test else (x[:0], y[:0])
-    if test and x.shape[1:] != x_test.shape[1:]:
+    """A Split of the raw images and labels read from `path`; without test, a fifth is held out."""
+    x, y = _converted(path, *train)
+    if test is not None:
+        x_test, y_test = _converted(path, *test)
+    elif len(y) > 1:
+        kept, held = balanced_split(y, max(1, len(y) // 5), rng)
+        x, y, x_test, y_test = x[kept], y[kept], x[held], y[held]
+    else:
+        raise ValueError(f"{path}: 1 image, wanted at least 2 to hold one out")
+    if x.shape[1:] != x_test.shape[1:]:
         raise ValueError(f"{path}: train images {x.shape[1:]} and test images {x_test.shape[1:]} differ")
-    classes = 1 + max(int(labels.max()) for labels in (y, y_test) if labels.size)
-    names = class_names or tuple(str(k) for k in range(classes))
-    if test:
-        return Split(x, y, x_test, y_test, path.name, names)
-    if len(y) < 2:
-        raise ValueError(f"{path}: 1 image, wanted at least 2 to hold some out")
-    return _held_out_split(path.name, x, y, max(1, len(y) // 5), rng, names)
+    class_names = class_names or tuple(str(k) for k in range(1 + max(y.max(), y_test.max())))
+    return Split(x, y, x_test, y_test, path.absolute().name, class_names)
 
 
-def _images(path: Path, x: Array, y: Array) -> NDArray[np.float32]:
+def _converted(path: Path, x: Array, y: Array) -> tuple[NDArray[np.float32], Labels]:
+    """Images float32 (N, C, H, W) in [0, 1] and labels int64 (N,) from those of a file."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or x.size == 0:
         raise ValueError(f"{path}: images {x.dtype} {x.shape}, wanted uint8 (N, H, W) or 4-d, not empty")
-    if x.ndim == 3:
-        x = x[:, np.newaxis]
-    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):  # Keras puts the colours last
-        x = x.transpose(0, 3, 1, 2)
-    return _scaled(x, 255)
-
-
-def _file_labels(path: Path, x: Array, y: Array) -> Labels:
     if y.dtype.kind not in "iu" or y.shape not in ((len(x),), (len(x), 1)):
         raise ValueError(f"{path}: labels {y.dtype} {y.shape}, wanted {len(x)} integers, one per image")
     if y.min() < 0 or y.max() > 65535:
         raise ValueError(f"{path}: labels from {y.min()} to {y.max()}, wanted classes 0 to 65535")
-    return y.reshape(-1).astype(np.int64)
+    if x.ndim == 3:
+        x = x[:, np.newaxis]
+    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):  # Keras puts the colours last
+        x = x.transpose(0, 3, 1, 2)
+    return _scaled(x, 255), y.reshape(-1).astype(np.int64)
 
 
 # ---------------------------------------------------------------- splits, targets, mini-batches
@@ -423,13 +418,13 @@ def train_validation_split(
 
     fraction: the validation part's share, above 0 and below 1; each part gets at least one example.
     """
-    x, y = _same_length((x, y))
+    x, y = _same_length(x=x, y=y)
     if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.floating):
         raise TypeError(f"fraction is {type(fraction).__name__}, wanted a float between 0 and 1")
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}, wanted above 0 and below 1")
-    if len(x) < 2:
-        raise ValueError(f"x holds {len(x)} examples, wanted at least 2 to split")
+    if len(x) == 1:
+        raise ValueError("x holds 1 example, wanted at least 2 to split")
     held_out = min(max(round(fraction * len(x)), 1), len(x) - 1)
     kept, held = balanced_split(y, held_out, rng)
     return x[kept], y[kept], x[held], y[held]
@@ -444,10 +439,10 @@ def one_hot(labels: Array, num_classes: int) -> NDArray[np.float32]:
     [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     labels, num_classes = _integer_labels(labels), _integer(num_classes, "num_classes", least=1)
-    if labels.size and labels.max() >= num_classes:
-        raise ValueError(f"labels reach {labels.max()}, wanted 0 to {num_classes - 1} (num_classes - 1)")
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}, wanted 0 to {num_classes - 1}")
     encoded = np.zeros((*labels.shape, num_classes), dtype=np.float32)
-    np.put_along_axis(encoded, labels[..., np.newaxis], np.float32(1), axis=-1)
+    np.put_along_axis(encoded, labels[..., np.newaxis].astype(np.int64), np.float32(1), axis=-1)
     return encoded
 
 
@@ -464,26 +459,25 @@ class Batches:
 
     def __init__(
         self,
-        *arrays: Array | SupportsIndex,
-        batch_size: SupportsIndex | None = None,
+        *arrays: Array | int,
+        batch_size: int | None = None,
         shuffle: bool = False,
         rng: Rng = None,
         drop_last: bool = False,
     ) -> None:
         """`Batches(x, y, 64)`, or with any number of arrays `Batches(x, y, z, batch_size=64)`."""
         if batch_size is None:
-            if not arrays or isinstance(arrays[-1], np.ndarray):
-                raise TypeError("batch_size is missing: wanted an int after the arrays")
-            arrays, batch_size = arrays[:-1], arrays[-1]
-        self.arrays = _same_length(arrays)
+            last = arrays[-1] if arrays else None
+            if last is None or isinstance(last, np.ndarray):
+                raise TypeError("batch_size is missing, wanted an int after the arrays")
+            arrays, batch_size = arrays[:-1], last
+        self.arrays = _same_length(**{f"arrays[{i}]": array for i, array in enumerate(arrays)})
         self.batch_size = _integer(batch_size, "batch_size", least=1)
         self.shuffle, self.drop_last = shuffle, drop_last
         self._rng = _generator(rng)
-        if drop_last and len(self) == 0:
-            raise ValueError(
-                f"batch_size is {batch_size} and drop_last is set, wanted at most the "
-                f"{len(self.arrays[0])} examples there are"
-            )
+        if len(self) == 0:
+            size = len(self.arrays[0])
+            raise ValueError(f"batch_size is {batch_size}, wanted at most the {size} examples with drop_last")
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.arrays[0]), self.batch_size)
@@ -510,31 +504,30 @@ def _generator(rng: Rng) -> np.random.Generator:
 
 
 def _integer(value: object, argument: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        kind = "numpy Generator or int seed" if argument == "rng" else "int"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        kind = "a numpy Generator or an int seed" if argument == "rng" else "int"
         raise TypeError(f"{argument} is {type(value).__name__}, wanted {kind}")
-    if (number := operator.index(value)) < least:
-        raise ValueError(f"{argument} is {number}, wanted at least {least}")
-    return number
+    if value < least:
+        raise ValueError(f"{argument} is {value}, wanted at least {least}")
+    return int(value)
 
 
-def _same_length(arrays: tuple[object, ...]) -> tuple[Array, ...]:
-    for i, array in enumerate(arrays):
+def _same_length(**arrays: object) -> tuple[Array, ...]:
+    """The arrays, once known to hold equally many examples, at least one."""
+    checked = []
+    for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"array {i} is {type(array).__name__}, wanted a numpy array")
-        if array.ndim == 0:
-            raise ValueError(f"array {i} has no dimension, wanted one row per example")
-    checked = tuple(array for array in arrays if isinstance(array, np.ndarray))
-    lengths = [len(array) for array in checked]
-    if not lengths or min(lengths) != max(lengths) or lengths[0] == 0:
-        raise ValueError(f"arrays hold {lengths} examples, wanted at least one array, equal lengths above 0")
-    return checked
+            raise TypeError(f"{name} is {type(array).__name__}, wanted a numpy array")
+        checked.append(array)
+    shapes = {name: array.shape for name, array in zip(arrays, checked, strict=True)}
+    lengths = {shape[:1] for shape in shapes.values()}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        raise ValueError(f"array shapes {shapes}, wanted equal first dimensions above 0")
+    return tuple(checked)
 
 
-def _integer_labels(labels: object) -> Labels:
+def _integer_labels(labels: object) -> Array:
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         found = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
         raise TypeError(f"labels are {found}, wanted a numpy array of integers")
-    if labels.size and labels.min() < 0:
-        raise ValueError(f"labels reach down to {labels.min()}, wanted 0 or above")
-    return labels.astype(np.int64)
+    return labels

@@ -268,9 +268,12 @@ class _Grid:
 
     def colour_bar(self, axes: Axes, image: AxesImage, label: str) -> None:
         """A bar from the first tile's top to the last one's bottom, as an inset to follow the axes."""
+        from matplotlib.ticker import MaxNLocator
+
         width, height = self.inches
         inset = axes.inset_axes((1 + 0.08 / width, 0, 0.13 / width, 1 - self.tile * self.above / height))
-        bar = axes.figure.colorbar(image, cax=inset)
+        ticks = MaxNLocator(min(max(int(4 * height), 1), 8), min_n_ticks=1)
+        bar = axes.figure.colorbar(image, cax=inset, ticks=ticks)
         bar.set_label(label, **LABEL)
         inset.tick_params(labelsize=8, labelcolor=INK, color=FRAME)
         inset.spines[:].set_color(FRAME)

@@ -6,11 +6,13 @@ A mutant that passes them all means that the checks are too weak.
 """
 
 import importlib
+import importlib.abc
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -48,33 +50,42 @@ def uncompiled() -> Iterator[None]:
             setattr(jit, name, decorator)
 
 
-def execute(name: str, source: str, path: str) -> types.ModuleType:
-    """Return a module made from ``source`` as if it were imported under ``name``."""
-    module = types.ModuleType(name)
-    module.__file__ = path
-    module.__package__ = name if path.endswith("__init__.py") else name.rpartition(".")[0]
-    module.__dict__["__path__"] = [str(Path(path).parent)]
-    exec(compile(source, path, "exec"), module.__dict__)
-    return module
+class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives the import system the faulty source for one module name."""
+
+    def __init__(self, name: str, mutant: Mutant) -> None:
+        self.name, self.mutant = name, mutant
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Claim the one module, leave all others to the usual finders."""
+        return ModuleSpec(fullname, self, origin=self.mutant.file) if fullname == self.name else None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the faulty source."""
+        exec(compile(mutated_source(self.mutant), self.mutant.file, "exec"), module.__dict__)
 
 
 def load(op: Op, mutant: Mutant) -> Op:
-    """Return ``op`` with the mutant's body in place of the sound one."""
-    path = ROOM / mutant.file
-    dotted = "nnkernels.ops." + mutant.file.removesuffix(".py").replace("/", ".")
-    with uncompiled():
-        module = execute(dotted, mutated_source(mutant), str(path))
-        if "/" in mutant.file:  # a room of several files: rebuild its record around the faulty file
-            package_name = dotted.rpartition(".")[0]
-            package = importlib.import_module(package_name)
-            sound, sys.modules[dotted] = sys.modules[dotted], module
-            try:
-                assert package.__file__ is not None
-                init = Path(package.__file__)
-                module = execute(package_name, init.read_text(encoding="utf-8"), str(init))
-            finally:
-                sys.modules[dotted] = sound
-    faulty: Op = getattr(module, op.name)
+    """Return ``op`` with the mutant's body in place of the sound one.
+
+    The whole room is imported anew, so that the fault reaches every file of it that uses the faulty one.
+    """
+    name = "nnkernels.ops." + mutant.file.removesuffix(".py").replace("/", ".")
+    room = ".".join(name.split(".")[:3])
+    saved = {m: sys.modules.pop(m) for m in list(sys.modules) if m == room or m.startswith(room + ".")}
+    package = sys.modules["nnkernels.ops"]
+    attribute = getattr(package, room.rpartition(".")[2])
+    finder = MutantFinder(name, mutant)
+    sys.meta_path.insert(0, finder)
+    try:
+        with uncompiled():
+            faulty: Op = getattr(importlib.import_module(room), op.name)
+    finally:
+        sys.meta_path.remove(finder)
+        for m in [m for m in sys.modules if m == room or m.startswith(room + ".")]:
+            del sys.modules[m]
+        sys.modules.update(saved)
+        setattr(package, room.rpartition(".")[2], attribute)  # importing a submodule had replaced it
     bodies: dict[str, Any] = {mutant.body: getattr(faulty, mutant.body)}
     return replace(op, **bodies)
 

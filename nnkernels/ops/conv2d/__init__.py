@@ -1,0 +1,144 @@
+"""Two-dimensional convolution (a cross-correlation, as in every deep-learning library):
+
+    y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + r - ph, sw q + s - pw] w[k, c, r, s]
+
+    x (N, C, H, W)   w (K, C, R, S)   b (K) or None   y (N, K, P, Q)   P = floor((H + 2 ph - R) / sh) + 1
+
+with stride (sh, sw), padding (ph, pw), zeros outside. Every product x w of the sum gives dy w to dx and dy x
+to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.memory import Array
+from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
+from nnkernels.ops.conv2d.shapes import Pair, out_shape
+from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
+from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import check_pair, floats, output_size, rank
+
+# --- records ---
+
+
+def check(
+    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
+) -> None:
+    floats("conv2d", x=x, w=w, b=b)
+    rank("conv2d", "x", x, 4, "(N, C, H, W)")
+    rank("conv2d", "w", w, 4, "(out_channels, in_channels, R, S)")
+    if w.size == 0:
+        raise ValueError(f"conv2d: w must not be empty, got shape {w.shape}")
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(
+            f"conv2d: x has {x.shape[1]} channels, w takes {w.shape[1]}: shapes {x.shape} and {w.shape}"
+        )
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"conv2d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
+    (sh, sw), (ph, pw) = (
+        check_pair("conv2d", "stride", stride, 1),
+        check_pair("conv2d", "padding", padding, 0),
+    )
+    output_size("conv2d", x.shape[2], w.shape[2], sh, ph, "H")
+    output_size("conv2d", x.shape[3], w.shape[3], sw, pw, "W")
+
+
+def sample(
+    rng: np.random.Generator, dtype: Any, x: tuple[int, ...], w: tuple[int, ...], *,
+    bias: bool = True, **attributes: Any,
+) -> Sample:  # fmt: skip
+    arrays = tuple(np.asarray(rng.standard_normal(s), dtype) for s in (x, w, w[:1]))
+    return Sample(f"{x} * {w} {attributes}", arrays if bias else (*arrays[:2], None), attributes)
+
+
+def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, dtype, (1, 1, 1, 1), (1, 1, 1, 1))
+    yield sample(rng, dtype, (2, 3, 5, 7), (4, 3, 3, 2))
+    yield sample(rng, dtype, (3, 2, 6, 5), (5, 2, 3, 3), bias=False, padding=1)
+    yield sample(rng, dtype, (2, 2, 7, 8), (3, 2, 3, 3), stride=2)
+    yield sample(rng, dtype, (2, 1, 6, 7), (2, 1, 2, 3), stride=(2, 3), padding=(1, 2))
+    yield sample(rng, dtype, (1, 2, 5, 5), (2, 2, 1, 1), stride=3)
+    yield sample(rng, dtype, (1, 2, 2, 3), (2, 2, 4, 5), padding=(2, 1))
+    yield sample(rng, dtype, (0, 2, 4, 4), (3, 2, 3, 3))
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    x, w = np.ones((2, 3, 5, 5)), np.ones((4, 3, 3, 3))
+    yield BadInput(ValueError, "x must have 4 axes (N, C, H, W), got shape (3, 5, 5)", (x[0], w))
+    yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
+    yield BadInput(ValueError, "kernel (6) is larger than the padded input", (x, np.ones((4, 3, 6, 3))))
+    yield BadInput(ValueError, "stride must be at least 1, got 0", (x, w), {"stride": 0})
+    yield BadInput(ValueError, "padding must be at least 0", (x, w), {"padding": (1, -1)})
+    yield BadInput(TypeError, "stride must be an int or a pair of ints", (x, w), {"stride": 1.5})
+    yield BadInput(TypeError, "padding must be an int or a pair of ints", (x, w), {"padding": "same"})
+    yield BadInput(ValueError, "b must have shape (4,)", (x, w, np.ones(3)))
+    yield BadInput(ValueError, "w must not be empty", (x, w[:0]))
+    yield BadInput(TypeError, "x must be float32 or float64, got uint8", (x.astype(np.uint8), w))
+    yield BadInput(TypeError, "one dtype, got float64 and float32", (x, w.astype(np.float32)))
+
+
+def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, dtype, (64, 6, 14, 14), (16, 6, 5, 5))
+    yield sample(rng, dtype, (64, 1, 28, 28), (6, 1, 5, 5), padding=2)
+    yield sample(rng, dtype, (16, 32, 32, 32), (64, 32, 3, 3), padding=1)
+    yield sample(rng, dtype, (16, 64, 16, 16), (128, 64, 3, 3), stride=2, padding=1)
+
+
+def flops(
+    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
+) -> int:
+    N, K, P, Q = out_shape(x, w, stride, padding)
+    return N * K * P * Q * (2 * w[0].size + (b is not None))
+
+
+def jvp(
+    tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array, Array | None],
+    **attributes: Any,
+) -> Array:  # fmt: skip
+    (x, w, _), (dx, dw, db) = inputs, tangents
+    dy = np.zeros_like(outputs[0])
+    if dx is not None:
+        dy += conv2d_forward_loops(dx, w, **attributes)[0]
+    if dw is not None:
+        dy += conv2d_forward_loops(x, dw, **attributes)[0]
+    return dy if db is None else dy + db[:, None, None]
+
+
+def mutant(name: str, body: Any, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, body, f"conv2d/{file}.py", old, new)
+
+
+conv2d = Op(
+    name="conv2d",
+    loops=Body(conv2d_forward_loops, conv2d_backward_loops),
+    vectorized=Body(conv2d_forward_vectorized, conv2d_backward_vectorized),
+    tuned=Body(conv2d_forward_tuned, conv2d_backward_tuned),
+    check=check,
+    samples=samples,
+    bad_inputs=bad_inputs,
+    bench_samples=bench_samples,
+    flops=flops,
+    jvp=jvp,
+    tolerance=512,
+    mutants=(
+        mutant("kernel flipped in dx", "loops", "loops", "* w[k, c, r, s]\n                                    dw",
+               "* w[k, c, R - 1 - r, S - 1 - s]\n                                    dw"),
+        mutant("missing += in dw", "loops", "loops", "dw[k, c, r, s] += dy", "dw[k, c, r, s] = dy"),
+        mutant("bias forgotten", "loops", "loops", "total = b[k]", "total = 0 * b[k]"),
+        mutant("strides swapped", "vectorized", "vectorized",
+               ":: stride[0], :: stride[1]", ":: stride[1], :: stride[0]"),
+        mutant("padding on one side", "vectorized", "vectorized",
+               "(ph, ph), (pw, pw)", "(2 * ph, 0), (pw, pw)"),
+        mutant("kernel flipped in dx", "tuned", "planes", "+ g.margin - behind)", "+ behind)"),
+        mutant("off-by-one padding", "tuned", "planes",
+               "(g.W - 1 + g.pw - b) // g.sw + 1)\n                        to",
+               "(g.W - 1 + g.pw - b) // g.sw)\n                        to"),
+        mutant("phase forgotten", "tuned", "planes", "+ r % g.sh) * g.phases_w", ") * g.phases_w"),
+        mutant("a group's images overlap", "tuned", "planes", "U(k * g.plane + m * g.image + p * g.Wq)",
+               "U(k * g.plane + p * g.Wq)"),
+        mutant("db counts twice", "tuned", "tuned", "db[k] += s", "db[k] += s + s"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,214 @@
+"""Fully connected layer: y[n, o] = b[o] + sum over i of x[n, i] w[o, i].
+
+    x (..., I)   w (O, I)   b (O) or None   y (..., O)
+    dx[n, i] = sum over o of dy[n, o] w[o, i]     dw[o, i] = sum over n of dy[n, o] x[n, i]
+    db[o]    = sum over n of dy[n, o]
+
+The layout is PyTorch's: a weight row per output, so that x and w meet row against row.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.jit import jit, jit_tuned
+from nnkernels.machine.memory import Array, empty, zeros
+from nnkernels.ops.matmul.tuned import gemm_nt, transposed
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import floats, rank
+
+Grads = tuple[Array | None, Array | None, Array | None]
+Inputs = tuple[Array, Array, Array | None]
+
+
+def as_rows(x: Array) -> Array:
+    """Return x (..., I) as a matrix (N, I)."""
+    return x if x.ndim == 2 else x.reshape(int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1])
+
+
+# --- loops ---
+
+
+@jit
+def linear_forward_kernel(x: Array, w: Array, b: Array, y: Array) -> None:
+    N, I = x.shape  # noqa: E741 (the formula's name)
+    O = w.shape[0]  # noqa: E741
+    for n in range(N):
+        for o in range(O):
+            s = b[o]
+            for i in range(I):
+                s += x[n, i] * w[o, i]
+            y[n, o] = s
+
+
+@jit
+def linear_backward_kernel(dy: Array, x: Array, w: Array, dx: Array, dw: Array, db: Array) -> None:
+    N, I = x.shape  # noqa: E741
+    O = w.shape[0]  # noqa: E741
+    for n in range(N):
+        for o in range(O):
+            db[o] += dy[n, o]
+            for i in range(I):
+                dx[n, i] += dy[n, o] * w[o, i]
+                dw[o, i] += dy[n, o] * x[n, i]
+
+
+def linear_forward_loops(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+    y = np.empty((*x.shape[:-1], len(w)), x.dtype)
+    bias = np.zeros(len(w), x.dtype) if b is None else b
+    linear_forward_kernel(as_rows(x), w, bias, as_rows(y))
+    return (y,)
+
+
+def linear_backward_loops(
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
+) -> Grads:
+    x, w, _ = inputs
+    dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)
+    linear_backward_kernel(as_rows(dy), as_rows(x), w, as_rows(dx), dw, db)
+    return (dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None)
+
+
+# --- vectorized ---
+
+
+def linear_forward_vectorized(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+    y = x @ w.T
+    return (y if b is None else y + b,)
+
+
+def linear_backward_vectorized(
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
+) -> Grads:
+    x, w, _ = inputs
+    rows, drows = as_rows(x), as_rows(dy)
+    dx = dy @ w if needs[0] else None
+    dw = drows.T @ rows if needs[1] else None
+    db = drows.sum(axis=0) if needs[2] else None
+    return dx, dw, db
+
+
+# --- tuned: the matmul's tiles; bound 2 N I O FLOPs ---
+
+
+@jit_tuned
+def set_rows(b: Array, y: Array) -> None:
+    """Start every row of y from the bias; the products are added to it."""
+    for n in range(y.shape[0]):
+        for o in range(b.size):
+            y[n, o] = b[o]
+
+
+@jit_tuned
+def sum_rows(dy: Array, db: Array) -> None:
+    """Add up the rows one after the other: the same order for any number of threads."""
+    for n in range(dy.shape[0]):
+        for o in range(db.size):
+            db[o] += dy[n, o]
+
+
+def linear_forward_tuned(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+    shape = (*x.shape[:-1], len(w))
+    if b is None:
+        y = zeros(shape, x.dtype)
+    else:
+        y = empty(shape, x.dtype)
+        set_rows(b, as_rows(y))
+    gemm_nt(as_rows(x), w, as_rows(y))
+    return (y,)
+
+
+def linear_backward_tuned(
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
+) -> Grads:
+    x, w, _ = inputs
+    drows = as_rows(dy)
+    dx = dw = db = None
+    if needs[0]:
+        dx = zeros(x.shape, x.dtype)
+        gemm_nt(drows, transposed(w), as_rows(dx))
+    if needs[1]:
+        dw = zeros(w.shape, x.dtype)
+        gemm_nt(transposed(drows), transposed(as_rows(x)), dw)
+    if needs[2]:
+        db = zeros((len(w),), x.dtype)
+        sum_rows(drows, db)
+    return dx, dw, db
+
+
+# --- records ---
+
+
+def check(x: Array, w: Array, b: Array | None = None) -> None:
+    floats("linear", x=x, w=w, b=b)
+    rank("linear", "w", w, 2, "(out_features, in_features)")
+    if x.ndim < 1 or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"linear: x must have {w.shape[1]} features on its last axis, as w {w.shape} has, "
+            f"got shape {x.shape}"
+        )
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"linear: b must have shape {w.shape[:1]}, one value per row of w, got {b.shape}")
+
+
+def sample(rng: np.random.Generator, dtype: Any, *shapes: tuple[int, ...] | None) -> Sample:
+    arrays = tuple(None if s is None else np.asarray(rng.standard_normal(s), dtype) for s in shapes)
+    return Sample(f"{shapes}", arrays)
+
+
+def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, dtype, (1, 1), (1, 1), (1,))
+    yield sample(rng, dtype, (6, 7), (5, 7), (5,))
+    yield sample(rng, dtype, (3, 9), (8, 9), None)
+    yield sample(rng, dtype, (2, 3, 4), (5, 4), (5,))
+    yield sample(rng, dtype, (4,), (3, 4), (3,))
+    yield sample(rng, dtype, (0, 4), (3, 4), (3,))
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    w = np.ones((3, 4))
+    yield BadInput(ValueError, "x must have 4 features", (np.ones((2, 5)), w, None))
+    yield BadInput(ValueError, "w must have 2 axes", (np.ones((2, 4)), np.ones(4), None))
+    yield BadInput(ValueError, "b must have shape (3,)", (np.ones((2, 4)), w, np.ones(4)))
+    yield BadInput(TypeError, "x must be float32 or float64, got uint8", (np.ones((2, 4), np.uint8), w, None))
+    yield BadInput(TypeError, "one dtype", (np.ones((2, 4), np.float32), w, None))
+
+
+def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, dtype, (64, 400), (120, 400), (120,))
+    yield sample(rng, dtype, (64, 784), (128, 784), (128,))
+    yield sample(rng, dtype, (1, 784), (128, 784), (128,))
+
+
+def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: Inputs) -> Array:
+    (x, w, _), (dx, dw, db) = inputs, tangents
+    dy = np.zeros_like(outputs[0])
+    if dx is not None:
+        dy += linear_forward_loops(dx, w)[0]
+    if dw is not None:
+        dy += linear_forward_loops(x, dw)[0]
+    return dy if db is None else dy + db
+
+
+linear = Op(
+    name="linear",
+    loops=Body(linear_forward_loops, linear_backward_loops),
+    vectorized=Body(linear_forward_vectorized, linear_backward_vectorized),
+    tuned=Body(linear_forward_tuned, linear_backward_tuned),
+    check=check,
+    samples=samples,
+    bad_inputs=bad_inputs,
+    bench_samples=bench_samples,
+    flops=lambda x, w, b=None: (2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w),
+    jvp=jvp,
+    tolerance=256,
+    mutants=(
+        Mutant("missing +=", "loops", "linear.py", "dw[o, i] += dy", "dw[o, i] = dy"),
+        Mutant("bias forgotten", "loops", "linear.py", "s = b[o]", "s = 0 * b[o]"),
+        Mutant("db of the last row only", "tuned", "linear.py",
+               "db[o] += dy[n, o]\n\n\ndef", "db[o] = dy[n, o]\n\n\ndef"),
+        Mutant("w not transposed for dx", "tuned", "linear.py",
+               "gemm_nt(drows, transposed(w),", "gemm_nt(drows, w,"),
+    ),
+)  # fmt: skip
