@@ -1,1 +1,22 @@
-"""Deep-learning kernels as explicit loops a student can read."""
+"""Deep learning written as explicit loops a student can read.
+
+>>> import nnkernels as nnk
+>>> x = nnk.tensor([2.0, 3.0], requires_grad=True)
+>>> z = x[0].sin() + x[0] * x[1]
+>>> z.backward()
+>>> x.grad
+tensor([2.5838532, 2.       ])
+"""
+
+from nnkernels import autograd, data, io, nn, ops, optim, plot, train
+from nnkernels.autograd import Tensor, no_grad, tensor
+from nnkernels.machine.memory import empty_cache
+from nnkernels.machine.threads import get_num_threads, set_num_threads
+from nnkernels.ops import OPS, use_backend
+
+__all__ = [
+    "OPS", "Tensor", "autograd", "data", "empty_cache", "get_num_threads", "io", "nn", "no_grad", "ops",
+    "optim", "plot", "set_num_threads", "tensor", "train", "use_backend",
+]  # fmt: skip
+
+__version__ = "0.1.0"

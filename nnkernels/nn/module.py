@@ -1,0 +1,214 @@
+"""Module: a node of the tree that holds parameters. PyTorch's names, key names and layouts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnkernels.autograd import Tensor
+from nnkernels.machine.memory import Array
+
+Hook = Callable[["Module", tuple[Any, ...], Any], None]
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: it needs gradients from the start."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Array) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Base class of layers and networks.
+
+    Assign Parameters, Modules and buffers as attributes, define ``forward``, call the module like a function:
+
+    >>> class Scale(Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = Parameter(np.float32([2.0]))
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> Scale()(np.float32([1, 2, 3])).data
+    array([2., 4., 6.], dtype=float32)
+    """
+
+    training: bool
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_parameters", {})
+        object.__setattr__(self, "_buffers", {})
+        object.__setattr__(self, "_modules", {})
+        object.__setattr__(self, "_forward_hooks", [])
+        self.training = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"call super().__init__() before assigning {type(self).__name__}.{name}")
+        for kept in (self._parameters, self._buffers, self._modules):
+            kept.pop(name, None)
+        if isinstance(value, Parameter):
+            self._parameters[name] = value
+        elif isinstance(value, Module):
+            self._modules[name] = value
+        object.__setattr__(self, name, value)
+
+    def register_buffer(self, name: str, value: Array) -> None:
+        """Keep an array that is state but not learnt (running statistics, masks)."""
+        setattr(self, name, value)
+        self._buffers[name] = value
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return the module's output; every module defines it."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def __call__(self, *inputs: Any) -> Any:
+        y = self.forward(*inputs)
+        for hook in self._forward_hooks:
+            hook(self, inputs, y)
+        return y
+
+    def register_forward_hook(self, hook: Hook) -> Callable[[], None]:
+        """Call ``hook(module, inputs, output)`` after each call; return a function that removes it."""
+        self._forward_hooks.append(hook)
+        return lambda: self._forward_hooks.remove(hook)
+
+    # --- the tree ---
+
+    def children(self) -> Iterator["Module"]:
+        """Yield the modules directly below."""
+        yield from self._modules.values()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """Yield (dotted name, module) of this module and all below, parents first."""
+        yield prefix, self
+        for name, child in self._modules.items():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator["Module"]:
+        """Yield this module and all below."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (dotted name, parameter), each parameter once."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{prefix}.{name}" if prefix else name), parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield all parameters."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
+        """Yield (dotted name, array) of all buffers."""
+        for prefix, module in self.named_modules():
+            for name, buffer in module._buffers.items():
+                yield (f"{prefix}.{name}" if prefix else name), buffer
+
+    def apply(self, function: Callable[["Module"], None]) -> Self:
+        """Call ``function`` on every module, children first; return self."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch this module and all below to training (or evaluation) behaviour; return self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation behaviour; return self."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # --- state ---
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of all parameters and buffers under PyTorch's key names."""
+        state = {name: parameter.data.copy() for name, parameter in self.named_parameters()}
+        state.update((name, buffer.copy()) for name, buffer in self.named_buffers())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
+        """Copy the arrays of ``state`` into the parameters and buffers of the same names.
+
+        Raises ValueError naming every missing, unexpected and mis-shaped key (with ``strict=False`` only the
+        mis-shaped ones); then nothing is changed.
+        """
+        own = {name: parameter.data for name, parameter in self.named_parameters()}
+        own.update(self.named_buffers())
+        given = {name: np.asarray(value) for name, value in state.items()}
+        faults = [
+            f"{name} has shape {given[name].shape}, the module's is {array.shape}"
+            for name, array in own.items()
+            if name in given and given[name].shape != array.shape
+        ]
+        faults += [
+            f"{n} holds {a.dtype}" for n, a in given.items() if n in own and a.dtype.kind not in "fiub"
+        ]
+        if strict:
+            faults += [f"{name} is missing" for name in own if name not in given]
+            faults += [f"{name} is unexpected" for name in given if name not in own]
+        if faults:
+            raise ValueError(f"load_state_dict: {'; '.join(faults)}")
+        for name, array in own.items():
+            if name in given:
+                array[...] = given[name]
+
+    # --- showing ---
+
+    def extra_repr(self) -> str:
+        """Return what stands between the brackets of the module's line."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = []
+        for name, child in self._modules.items():
+            first, *rest = repr(child).splitlines()
+            lines += [f"  ({name}): {first}", *(f"  {line}" for line in rest)]
+        if not lines:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    # Attributes set through object.__setattr__, for type checkers.
+    _parameters: dict[str, Parameter]
+    _buffers: dict[str, Array]
+    _modules: dict[str, "Module"]
+    _forward_hooks: list[Hook]
+
+
+class Sequential(Module):
+    """Modules applied one after the other; keys are their positions, as PyTorch's."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: argument {i} must be a Module, got {type(module).__name__}")
+            setattr(self, str(i), module)
+
+    def forward(self, x: Any) -> Any:
+        """Return the last module's output."""
+        for module in self.children():
+            x = module(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, i: int) -> Module:
+        return list(self.children())[i]
