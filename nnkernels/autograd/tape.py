@@ -1,9 +1,9 @@
 """Reverse-mode automatic differentiation on a tape that is written while the program runs.
 
 A ``Tensor`` is an array that remembers how it was made. Each op applied to tensors that need gradients
-leaves a ``Node``: the op, its inputs, its outputs. ``backward`` walks the nodes from the result back, each node after
-all nodes that use its output, and adds up what arrives (the chain rule over a graph). Ordinary Python decides
-what runs: loops and conditionals of the model need no special form.
+leaves a ``Node``: the op, its inputs, its outputs. ``backward`` walks the nodes from the result back, each
+node after all nodes that use its output, and adds up what arrives (the chain rule over a graph). Ordinary
+Python decides what runs: loops and conditionals of the model need no special form.
 
 Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18, 2018.
 """

@@ -29,18 +29,15 @@ def sources_digest() -> str:
 def cache_root() -> Path:
     """The directory that holds this project's caches.
 
-    ``$NUMBA_CACHE_DIR`` when set, else ``$NNKERNELS_CACHE/kernels``, else ``nnkernels/kernels`` in the
-    user's cache directory.
+    ``$NUMBA_CACHE_DIR`` when set, else ``nnkernels`` in the user's cache directory.
     """
     if directory := os.environ.get("NUMBA_CACHE_DIR"):
         return Path(directory)
-    if directory := os.environ.get("NNKERNELS_CACHE"):
-        return Path(directory) / "kernels"
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(user_cache) / "nnkernels" / "kernels"
+    return Path(user_cache) / "nnkernels"
 
 
 @cache
 def cache_directory() -> Path:
     """The directory in use by this version of the sources."""
-    return cache_root() / f"nnkernels-{sources_digest()}"
+    return cache_root() / f"kernels-{sources_digest()}"

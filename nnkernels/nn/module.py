@@ -66,6 +66,7 @@ class Module:
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, *inputs: Any) -> Any:
+        """Run ``forward``, then the hooks."""
         y = self.forward(*inputs)
         for hook in self._forward_hooks:
             hook(self, inputs, y)

@@ -199,8 +199,8 @@ def max_backward_vectorized(
 def passes(x: Array, dim: Dim) -> list[tuple[int, int, int]]:
     """Return (outer, n, inner) of each pass; a pass reduces the middle axis of x seen as three axes.
 
-    Neighbouring axes merge when both are reduced or both are kept: images (N, C, H, W) over dim=(0, 2, 3) take
-    the passes (N C, H W, 1) and (1, N, C).
+    Neighbouring axes merge when both are reduced or both are kept: images (N, C, H, W) over dim=(0, 2, 3)
+    take the passes (N C, H W, 1) and (1, N, C).
     """
     axes = reduced_axes(x, dim)
     found: list[tuple[int, int, int]] = []

@@ -1,0 +1,188 @@
+"""The one test table: every op, every body, every sample, both dtypes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnkernels.ops import OPS, checks, use_backend
+from nnkernels.ops.mutants import verdict
+from nnkernels.ops.op import CPU_BODIES, Sample
+
+NAMES = sorted(OPS)
+DIFFERENTIABLE = [name for name in NAMES if OPS[name].loops.backward is not None]
+MUTANTS = [(name, mutant) for name in NAMES for mutant in OPS[name].mutants]
+DTYPES = (np.float32, np.float64)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def samples(name, dtype):
+    return OPS[name].samples(rng(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=("f32", "f64"))
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_bodies_agree_with_loops(name, body, dtype):
+    for sample in samples(name, dtype):
+        checks.check_agreement(OPS[name], body, sample, rng())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=("f32", "f64"))
+@pytest.mark.parametrize("name", NAMES)
+def test_tuned_agrees_on_a_size_of_several_chunks(name, dtype):
+    op = OPS[name]
+    sample = next(op.bench_samples(rng(), dtype))
+    checks.check_agreement(op, "tuned", sample, rng())
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_equal_central_differences(name, body):
+    for sample in samples(name, np.float64):
+        checks.check_gradient(OPS[name], body, sample, rng())
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_come_only_where_needed(name, body):
+    for sample in samples(name, np.float64):
+        checks.check_needs(OPS[name], body, sample, rng())
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_jvp_equals_differences_and_is_the_transpose_of_backward(name, body):
+    for sample in samples(name, np.float64):
+        checks.check_jvp(OPS[name], body, sample, rng())
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_inputs_raise_what_they_promise(name, body):
+    with use_backend(body):
+        assert checks.check_bad_inputs(OPS[name]) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    op = OPS[name]
+    checks.check_threads(op, next(op.bench_samples(rng(), np.float32)), rng())
+
+
+@pytest.mark.parametrize(("name", "mutant"), MUTANTS, ids=[f"{n}: {m.name}" for n, m in MUTANTS])
+def test_mutant_is_caught(name, mutant):
+    assert verdict(OPS[name], mutant) is not None, f"{name}: the mutant {mutant.name!r} lives"
+
+
+def test_every_op_has_mutants_and_their_count_is_printed(capsys):
+    assert all(OPS[name].mutants for name in NAMES)
+    with capsys.disabled():
+        print(f"\n{len(MUTANTS)} planted mutants in {len(NAMES)} ops")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flops_and_bytes_are_counted(name):
+    op = OPS[name]
+    for sample in samples(name, np.float32):
+        outputs = checks.run(op, "vectorized", sample)
+        flops = op.flops(*sample.arrays, **sample.attributes)
+        assert isinstance(flops, int)
+        assert flops >= 0
+        assert op.bytes(sample.arrays, outputs[0]) >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strided_big_endian_and_read_only_arrays_give_the_same_answer(name):
+    op = OPS[name]
+    if op.inplace:
+        pytest.skip("update steps demand plain arrays: a bad input of theirs")
+    for sample in samples(name, np.float32):
+        wanted = op(*sample.arrays, **sample.attributes)
+        for disguise in (strided, big_endian, read_only):
+            arrays = [None if a is None else disguise(a) for a in sample.arrays]
+            before = checks.copies(tuple(arrays))
+            got = op(*arrays, **sample.attributes)
+            checks.assert_close(np.asarray(got), np.asarray(wanted), 4, f"{name}, {disguise.__name__}")
+            for a, b in zip(before, arrays):
+                assert a is None or np.array_equal(a, b)
+
+
+def strided(a):
+    wide = np.zeros((*a.shape, 2), a.dtype)
+    wide[..., 1] = a
+    return wide[..., 1]
+
+
+def big_endian(a):
+    return a.astype(a.dtype.newbyteorder(">"))
+
+
+def read_only(a):
+    copy = a.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def test_the_missing_cuda_body_says_so():
+    class OnAGpu:
+        __cuda_array_interface__ = {}  # noqa: RUF012
+
+        def __init__(self, a):
+            self.shape, self.dtype, self.ndim, self.size = a.shape, a.dtype, a.ndim, a.size
+
+    with pytest.raises(NotImplementedError, match="relu has no cuda body yet"):
+        OPS["relu"](OnAGpu(np.ones(3, np.float32)))
+
+
+def test_unknown_backend_names_the_choices():
+    with pytest.raises(ValueError, match="loops, vectorized, tuned, got 'cuda'"), use_backend("cuda"):
+        pass
+
+
+# --- shapes drawn by hypothesis ---
+
+
+def property_test(**strategies):
+    def wrap(function):
+        return settings(deadline=None, derandomize=True, max_examples=40)(given(**strategies)(function))
+
+    return wrap
+
+
+def agree(name, *shapes, attributes=None):
+    g = rng()
+    arrays = tuple(np.asarray(g.standard_normal(s), np.float64) for s in shapes)
+    for body in CPU_BODIES:
+        checks.check_agreement(OPS[name], body, Sample(f"{shapes}", arrays, attributes or {}), g)
+
+
+size = st.integers(1, 6)
+
+
+@property_test(
+    n=st.integers(0, 3), c=size, h=st.integers(3, 9), w=st.integers(3, 9), k=size, r=st.integers(1, 3),
+    s=st.integers(1, 3), stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)  # fmt: skip
+def test_conv2d_agrees_on_any_shape(n, c, h, w, k, r, s, stride, padding):
+    attributes = {"stride": stride, "padding": padding}
+    agree("conv2d", (n, c, h, w), (k, c, r, s), (k,), attributes=attributes)
+
+
+@property_test(m=st.integers(0, 40), k=st.integers(0, 40), p=st.integers(0, 70))
+def test_matmul_agrees_on_any_shape(m, k, p):
+    agree("matmul", (m, k), (k, p))
+
+
+@property_test(
+    shape=st.lists(st.integers(1, 4), max_size=4), stretch1=st.lists(st.booleans(), min_size=4, max_size=4),
+    stretch2=st.lists(st.booleans(), min_size=4, max_size=4), drop=st.integers(0, 4),
+)  # fmt: skip
+def test_broadcasting_agrees_on_any_pair_of_shapes(shape, stretch1, stretch2, drop):
+    first = tuple(1 if s else n for n, s in zip(shape, stretch1))
+    second = tuple(1 if s else n for n, s in zip(shape, stretch2))[drop:]
+    agree("mul", first, second)
