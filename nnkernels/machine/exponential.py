@@ -98,11 +98,11 @@ def expm1(x: Any) -> Any:
 
 
 # Compiled callers: Numba asks these for the implementation that fits the argument's type.
-@overload(exp)
+@overload(exp)  # type: ignore[untyped-decorator]
 def _choose_exp(x: Any) -> Any:
     return exp32 if x == types.float32 else exp64
 
 
-@overload(expm1)
+@overload(expm1)  # type: ignore[untyped-decorator]
 def _choose_expm1(x: Any) -> Any:
     return expm1_32 if x == types.float32 else expm1_64

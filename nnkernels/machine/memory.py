@@ -76,7 +76,7 @@ def _take_block(nbytes: int) -> Array:
     start = -storage.ctypes.data % ALIGNMENT
     # NumPy lets views of views point at the first array that is not a plain view of another ndarray. Going
     # through a memoryview makes `block` that array, so all views keep `block`, and only it, alive.
-    block = np.frombuffer(memoryview(storage)[start : start + size], np.uint8)
+    block = np.frombuffer(memoryview(storage)[start : start + size], np.uint8)  # type: ignore[arg-type]
     weakref.finalize(block, _give_back, size, storage).atexit = False
     return block
 

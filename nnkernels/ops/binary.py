@@ -8,6 +8,7 @@ members differ in f and its two partial derivatives.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ from nnkernels.ops.validate import floats
 Scalar = Callable[..., Any]
 
 
-def strides_in(shape: tuple[int, ...], x: Array) -> Array:
-    """Return, for each axis of the broadcast ``shape``, the step in the flat x: 0 if stretched."""
+def strides_in(shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Array:
+    """Return, for each axis of the broadcast ``shape``, the step in an input's flat array: 0 if stretched."""
     steps = np.zeros(len(shape), np.int64)
     step = 1
-    for axis in range(-1, -x.ndim - 1, -1):
-        steps[axis] = step if x.shape[axis] > 1 else 0
-        step *= x.shape[axis]
+    for axis in range(-1, -len(x_shape) - 1, -1):
+        steps[axis] = step if x_shape[axis] > 1 else 0
+        step *= x_shape[axis]
     return steps
 
 
@@ -68,7 +69,11 @@ def make_loops(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
     def forward(x1: Array, x2: Array) -> tuple[Array]:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
         y = np.empty(shape, x1.dtype)
-        sizes, steps1, steps2 = np.array(shape, np.int64), strides_in(shape, x1), strides_in(shape, x2)
+        sizes, steps1, steps2 = (
+            np.array(shape, np.int64),
+            strides_in(shape, x1.shape),
+            strides_in(shape, x2.shape),
+        )
         forward_kernel(x1.reshape(-1), x2.reshape(-1), sizes, steps1, steps2, y.reshape(-1))
         return (y,)
 
@@ -77,7 +82,11 @@ def make_loops(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
     ) -> tuple[Array | None, Array | None]:
         (x1, x2), (y,) = inputs, outputs
         dx1, dx2 = np.zeros(x1.shape, x1.dtype), np.zeros(x2.shape, x2.dtype)
-        sizes, steps1, steps2 = np.array(y.shape, np.int64), strides_in(y.shape, x1), strides_in(y.shape, x2)
+        sizes, steps1, steps2 = (
+            np.array(y.shape, np.int64),
+            strides_in(y.shape, x1.shape),
+            strides_in(y.shape, x2.shape),
+        )
         backward_kernel(
             dy.reshape(-1), x1.reshape(-1), x2.reshape(-1), y.reshape(-1), sizes, steps1, steps2,
             (bool(needs[0]), bool(needs[1])), dx1.reshape(-1), dx2.reshape(-1),
@@ -96,7 +105,8 @@ def reduced(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     leading = g.ndim - len(shape)
     stretched = tuple(i for i in range(g.ndim) if i < leading or shape[i - leading] != g.shape[i])
-    return g.sum(axis=stretched).reshape(shape)
+    total: Array = g.sum(axis=stretched).reshape(shape)
+    return total
 
 
 def make_vectorized(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
@@ -121,17 +131,19 @@ def make_vectorized(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
 # --- tuned ---
 
 
-def fold(shape: tuple[int, ...], x1: Array, x2: Array) -> tuple[Array, Array, Array]:
-    """Return (sizes, steps1, steps2) with neighbouring axes merged wherever both inputs allow it.
+@lru_cache(maxsize=1024)
+def fold(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> tuple[tuple[int, ...], Array, Array, Array]:
+    """Return (result's shape, sizes, steps1, steps2), neighbouring axes merged where both inputs allow it.
 
     Two arrays of one shape become one axis; an image batch plus a bias per channel becomes three. The
     innermost steps are then 0 or 1.
     """
-    steps1, steps2 = strides_in(shape, x1), strides_in(shape, x2)
+    shape = np.broadcast_shapes(shape1, shape2)
     sizes: list[int] = []
     s1: list[int] = []
     s2: list[int] = []
-    for n, a, b in zip(shape[::-1], steps1[::-1].tolist(), steps2[::-1].tolist()):
+    lengths = zip(shape[::-1], strides_in(shape, shape1)[::-1], strides_in(shape, shape2)[::-1])
+    for n, a, b in lengths:
         if n == 1:
             continue
         if sizes and a == s1[-1] * sizes[-1] and b == s2[-1] * sizes[-1]:
@@ -142,7 +154,13 @@ def fold(shape: tuple[int, ...], x1: Array, x2: Array) -> tuple[Array, Array, Ar
             s2.append(b)
     if not sizes:
         sizes, s1, s2 = [1], [1], [1]
-    return tuple(np.array(v[::-1], np.int64) for v in (sizes, s1, s2))  # type: ignore[return-value]
+    folded = [np.array(v[::-1], np.int64) for v in (sizes, s1, s2)]
+    return shape, folded[0], folded[1], folded[2]
+
+
+def spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return x stretched to ``shape``, flat; a copy unless it has that shape."""
+    return (x if x.shape == shape else np.ascontiguousarray(np.broadcast_to(x, shape))).reshape(-1)
 
 
 def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
@@ -195,12 +213,11 @@ def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
             g[i] = dy[i] * df2(x1[i], x2[i], y[i])
 
     def forward(x1: Array, x2: Array) -> tuple[Array]:
-        shape = x1.shape if x1.shape == x2.shape else np.broadcast_shapes(x1.shape, x2.shape)
+        shape, sizes, steps1, steps2 = fold(x1.shape, x2.shape)
         y = empty(shape, x1.dtype)
         if y.size == 0:
             return (y,)
         flat1, flat2 = x1.reshape(-1), x2.reshape(-1)
-        sizes, steps1, steps2 = fold(shape, x1, x2)
         if y.size < SERIAL_BELOW:
             forward_chunk(flat1, flat2, sizes, steps1, steps2, 0, y.reshape(-1))
         else:
@@ -212,7 +229,7 @@ def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
     ) -> tuple[Array | None, Array | None]:
         (y,) = outputs
         # Stretched inputs are spread out first: the loop then reads four arrays of one shape.
-        wide1, wide2 = (np.ascontiguousarray(np.broadcast_to(x, y.shape)).reshape(-1) for x in inputs)
+        wide1, wide2 = (spread(x, y.shape) for x in inputs)
         grads: list[Array | None] = [None, None]
         for i, kernel in enumerate((first_chunk, second_chunk)):
             if needs[i]:
@@ -308,11 +325,13 @@ def maximum_df2(x1: Any, x2: Any, y: Any) -> Any:
 
 
 def maximum_df1_numpy(x1: Array, x2: Array, y: Array) -> Array:
-    return ((x1 > x2) + 0.5 * (x1 == x2)).astype(y.dtype)
+    slope: Array = (x1 > x2) + 0.5 * (x1 == x2)
+    return slope.astype(y.dtype)
 
 
 def maximum_df2_numpy(x1: Array, x2: Array, y: Array) -> Array:
-    return ((x1 < x2) + 0.5 * (x1 == x2)).astype(y.dtype)
+    slope: Array = (x1 < x2) + 0.5 * (x1 == x2)
+    return slope.astype(y.dtype)
 
 
 def pow_df1_numpy(x1: Array, x2: Array, y: Array) -> Array:
@@ -407,7 +426,7 @@ add = make_op(
     "add", add_f, add_df, add_df,
     mutants=(
         mutant("missing +=", "dx2[j2] += dy", "dx2[j2] = dy"),
-        mutant("stretched axis steps", "step if x.shape[axis] > 1 else 0", "step"),
+        mutant("stretched axis steps", "step if x_shape[axis] > 1 else 0", "step"),
         mutant("axes merged too eagerly", "and b == s2[-1] * sizes[-1]", "", "tuned"),
     ),
 )  # fmt: skip

@@ -350,8 +350,8 @@ def make_op(name: str, log: bool, vectorized: Body, mutants: tuple[tuple[str, st
 
     def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
         cases: tuple[tuple[tuple[int, ...], int], ...] = (
-            ((1,), 0), ((7,), -1), ((3, 10), -1), ((2, 19), 1), ((5, 3), 0), ((2, 3, 4), 1), ((2, 3, 4, 5), -3),
-            ((2, 0), 1), ((0, 3), 1), ((3, 0, 2), 0),
+            ((1,), 0), ((7,), -1), ((3, 10), -1), ((2, 19), 1), ((5, 3), 0), ((2, 3, 4), 1),
+            ((2, 3, 4, 5), -3), ((2, 0), 1), ((0, 3), 1), ((3, 0, 2), 0),
         )  # fmt: skip
         for shape, dim in cases:
             yield Sample(f"shape {shape}, dim {dim}", (values(rng, shape, dtype),), {"dim": dim})

@@ -241,11 +241,13 @@ def leaky_relu_numpy(x: Array, a: Any) -> Array:
 
 def sigmoid_numpy(x: Array, a: Any) -> Array:
     e = np.exp(-np.abs(x))
-    return np.where(x < 0, e, 1) / (1 + e)
+    y: Array = np.where(x < 0, e, 1) / (1 + e)
+    return y
 
 
 def step_numpy(x: Array, y: Array, a: Any) -> Array:
-    return np.where(x > 0, x.dtype.type(1), a)
+    slope: Array = np.where(x > 0, x.dtype.type(1), a)
+    return slope
 
 
 # --- records ---

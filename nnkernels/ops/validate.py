@@ -50,9 +50,9 @@ def rank(op: str, name: str, a: Array, ndim: int, shape: str) -> None:
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """Return an int twice, a pair as it is: how bodies read ``stride``, ``padding``, ``kernel_size``."""
-    if isinstance(value, int):
-        return value, value
-    return value[0], value[1]
+    if isinstance(value, (tuple, list)):
+        return int(value[0]), int(value[1])
+    return int(value), int(value)
 
 
 def check_pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def axis_index(op: str, dim: Any, ndim: int) -> int:
     """Return axis ``dim`` counted from the front; it must be an int in [-ndim, ndim)."""
     if not isinstance(dim, Integral) or isinstance(dim, bool):
         fail_type(op, "dim", dim, "an int")
-    if not -ndim <= dim < ndim:
+    if not -ndim <= int(dim) < ndim:
         raise ValueError(f"{op}: dim must be in [{-ndim}, {ndim}) for {ndim} axes, got {dim}")
     return int(dim) % ndim
 

@@ -91,7 +91,7 @@ def flops(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
 ) -> int:
     N, K, P, Q = out_shape(x, w, stride, padding)
-    return N * K * P * Q * (2 * w[0].size + (b is not None))
+    return N * K * P * Q * int(2 * w[0].size + (b is not None))
 
 
 def jvp(

@@ -70,7 +70,7 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 
 def flops(a: Array, b: Array) -> int:
     outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return 2 * int(np.prod(outer, dtype=int)) * a.shape[-2] * a.shape[-1] * b.shape[-1]
+    return 2 * int(np.prod(outer, dtype=int)) * int(a.shape[-2] * a.shape[-1] * b.shape[-1])
 
 
 def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array]) -> Array:
