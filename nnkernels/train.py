@@ -50,6 +50,8 @@ def correct(outputs: Array, targets: Array) -> int | None:
 
 def predict(model: Module, x: Array, batch_size: int = 256) -> Array:
     """Return the model's outputs for all of x, recording nothing, in evaluation mode."""
+    if batch_size < 1:
+        raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
     with evaluating(model), no_grad():
         parts = [np.asarray(model(x[i : i + batch_size]).data) for i in range(0, len(x), batch_size)]
     if not parts:
@@ -112,6 +114,7 @@ def fit(
             scores = {"train": train_epoch(model, batches, loss, optimizer, epoch, report)}
             if validation is not None:
                 scores["val"] = evaluate(model, *validation, loss)
+                demand_finite("validation loss", scores["val"].loss, epoch, len(batches), batches, optimizer)
             for name, score in scores.items():
                 history.setdefault(f"{name}_loss", []).append(score.loss)
                 if score.accuracy is not None:
@@ -141,11 +144,7 @@ def train_epoch(
         value = loss(outputs, y)
         if value.size != 1:
             raise ValueError(f"fit: loss must return a single number, got shape {value.shape}")
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the loss became {value.item()} in epoch {epoch}, batch {number} of {len(batches)}, with "
-                f"learning rate {optimizer.lr:g}: try a smaller one"
-            )
+        demand_finite("loss", value.item(), epoch, number, batches, optimizer)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -155,6 +154,17 @@ def train_epoch(
         seen += len(x)
         report.batch()
     return Score(total / seen, right / seen if right >= 0 else None)
+
+
+def demand_finite(
+    what: str, value: float, epoch: int, number: int, batches: Batches, optimizer: Optimizer
+) -> None:
+    """Raise FloatingPointError for a loss that is NaN or infinite, saying where training had got to."""
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the {what} became {value} in epoch {epoch}, batch {number} of {len(batches)}, with "
+            f"learning rate {optimizer.lr:g}: try a smaller one"
+        )
 
 
 class Report:

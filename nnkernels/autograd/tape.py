@@ -212,11 +212,14 @@ class Tensor:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))
+
     def __float__(self) -> float:
-        return float(self.data)
+        return float(self.data.item())
 
     def __int__(self) -> int:
-        return int(self.data)
+        return int(self.data.item())
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -226,6 +229,20 @@ class Tensor:
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         flag = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({text}{kind}{flag})"
+
+    # Comparisons give plain arrays of bools, for conditionals. == stays identity: tensors are looked up by it.
+
+    def __lt__(self, other: Any) -> Array:
+        return np.asarray(self.data < np.asarray(other))
+
+    def __le__(self, other: Any) -> Array:
+        return np.asarray(self.data <= np.asarray(other))
+
+    def __gt__(self, other: Any) -> Array:
+        return np.asarray(self.data > np.asarray(other))
+
+    def __ge__(self, other: Any) -> Array:
+        return np.asarray(self.data >= np.asarray(other))
 
     # --- arithmetic ---
 
@@ -356,6 +373,7 @@ def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = Fals
         raise ValueError(f"tensor: data must be a regular array of numbers: {error}") from None
     if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and array.dtype == np.float64:
         array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: data must be numbers, got dtype {array.dtype}")
     if requires_grad and array.dtype not in (np.float32, np.float64):

@@ -14,13 +14,14 @@ from nnkernels.machine.threads import get_num_threads
 
 # Extensions that decide how fast our kernels can be, in the order in which processors got them.
 SIMD_FEATURES = (
-    "sse2", "sse4.2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni",
-    "avx512bf16", "avx512fp16", "amx-tile", "neon", "dotprod", "fullfp16", "bf16", "sve", "sve2",
+    "sse2", "sse4.2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl",
+    "avx512vnni", "avx512bf16", "avx512fp16", "amx-tile", "neon", "dotprod", "fullfp16", "bf16", "sve",
+    "sve2",
 )  # fmt: skip
 REGISTER_BITS = {"avx512f": 512, "avx": 256, "sse2": 128, "neon": 128}
 WORKQUEUE_ADVICE = (
-    "workqueue starts threads slowly and breaks when two Python threads call kernels at once; for OpenMP install "
-    "libgomp (Debian, Ubuntu: apt install libgomp1; Fedora: dnf install libgomp), or: pip install tbb"
+    "workqueue starts threads slowly and breaks when two Python threads call kernels at once; for OpenMP "
+    "install libgomp (Debian, Ubuntu: apt install libgomp1; Fedora: dnf install libgomp), or: pip install tbb"
 )
 
 

@@ -7,18 +7,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnkernels.autograd import Tensor
-from nnkernels.machine.memory import Array
+from nnkernels.machine.memory import Array, as_kernel_array
 
 Hook = Callable[["Module", tuple[Any, ...], Any], None]
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: it needs gradients from the start."""
+    """A tensor that a module learns: it needs gradients from the start.
+
+    Holds ``data`` itself where optimizers can update it in place, else a copy. Raises TypeError unless it is
+    a float32 or float64 array or Tensor.
+    """
 
     __slots__ = ()
 
-    def __init__(self, data: Array) -> None:
-        super().__init__(data, requires_grad=True)
+    def __init__(self, data: Array | Tensor) -> None:
+        array = data.data if isinstance(data, Tensor) else data
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.itemsize not in (4, 8):
+            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"Parameter: data must be a float32 or float64 array, got {found}")
+        super().__init__(as_kernel_array(array), requires_grad=True)
 
 
 class Module:
@@ -48,13 +56,23 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"call super().__init__() before assigning {type(self).__name__}.{name}")
-        for kept in (self._parameters, self._buffers, self._modules):
-            kept.pop(name, None)
-        if isinstance(value, Parameter):
+        still_buffer = name in self._buffers and isinstance(value, np.ndarray)  # computed anew
+        self._forget(name)
+        if still_buffer:
+            self._buffers[name] = value
+        elif isinstance(value, Parameter):
             self._parameters[name] = value
         elif isinstance(value, Module):
             self._modules[name] = value
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        for kept in (self._parameters, self._buffers, self._modules):
+            kept.pop(name, None)
 
     def register_buffer(self, name: str, value: Array) -> None:
         """Keep an array that is state but not learnt (running statistics, masks)."""
@@ -138,11 +156,16 @@ class Module:
 
     # --- state ---
 
+    def _named_arrays(self) -> Iterator[tuple[str, Array]]:
+        """Yield (key, array) of all parameters and buffers; a shared one under each of its names."""
+        for prefix, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                yield (f"{prefix}.{name}" if prefix else name), parameter.data
+        yield from self.named_buffers()
+
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters and buffers under PyTorch's key names."""
-        state = {name: parameter.data.copy() for name, parameter in self.named_parameters()}
-        state.update((name, buffer.copy()) for name, buffer in self.named_buffers())
-        return state
+        return {name: array.copy() for name, array in self._named_arrays()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
         """Copy the arrays of ``state`` into the parameters and buffers of the same names.
@@ -150,8 +173,7 @@ class Module:
         Raises ValueError naming every missing, unexpected and mis-shaped key (with ``strict=False`` only the
         mis-shaped ones); then nothing is changed.
         """
-        own = {name: parameter.data for name, parameter in self.named_parameters()}
-        own.update(self.named_buffers())
+        own = dict(self._named_arrays())
         given = {name: np.asarray(value) for name, value in state.items()}
         faults = [
             f"{name} has shape {given[name].shape}, the module's is {array.shape}"

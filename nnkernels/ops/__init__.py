@@ -1,6 +1,6 @@
 """The operations. ``OPS`` is the one table: tests, benchmarks and the command line are driven by it."""
 
-from nnkernels.ops import binary, unary
+from nnkernels.ops import assemble, binary, cross_entropy, losses, pooling, reduce, shape, softmax, steps, unary
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
@@ -8,4 +8,19 @@ from nnkernels.ops.op import Op, use_backend
 
 __all__ = ["OPS", "Op", "use_backend"]
 
-OPS: dict[str, Op] = {op.name: op for op in (*binary.OPS_HERE, *unary.OPS_HERE, matmul, linear, conv2d)}
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        *(matmul, linear, conv2d),
+        *pooling.OPS_HERE,
+        *binary.OPS_HERE,
+        *unary.OPS_HERE,
+        *reduce.OPS_HERE,
+        *shape.OPS_HERE,
+        *assemble.OPS_HERE,
+        *softmax.OPS_HERE,
+        *cross_entropy.OPS_HERE,
+        *losses.OPS_HERE,
+        *steps.OPS_HERE,
+    )
+}

@@ -20,6 +20,7 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned,
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.reduce import row_max, row_sum
 from nnkernels.ops.validate import axis_index, floats
 
 
@@ -121,36 +122,6 @@ def log_softmax_backward_vectorized(
 
 
 @jit_tuned
-def row_max(x: Array) -> Any:
-    """Return the largest element of a row; what it returns for a row with NaN does not matter here."""
-    # LLVM does not vectorise one running maximum; eight side by side become one vector register.
-    m0 = m1 = m2 = m3 = m4 = m5 = m6 = m7 = x[0]
-    for i in range(x.size // 8):
-        r = x[8 * i :]
-        m0 = r[0] if r[0] > m0 else m0
-        m1 = r[1] if r[1] > m1 else m1
-        m2 = r[2] if r[2] > m2 else m2
-        m3 = r[3] if r[3] > m3 else m3
-        m4 = r[4] if r[4] > m4 else m4
-        m5 = r[5] if r[5] > m5 else m5
-        m6 = r[6] if r[6] > m6 else m6
-        m7 = r[7] if r[7] > m7 else m7
-    for i in range(x.size // 8 * 8, x.size):
-        m0 = x[i] if x[i] > m0 else m0
-    for m in (m1, m2, m3, m4, m5, m6, m7):
-        m0 = m if m > m0 else m0
-    return m0
-
-
-@jit_tuned
-def row_sum(x: Array) -> Any:
-    total = x[0]
-    for i in range(1, x.size):
-        total += x[i]
-    return total
-
-
-@jit_tuned
 def row_dot(x: Array, y: Array) -> Any:
     total = x[0] * y[0]
     for i in range(1, x.size):
@@ -185,9 +156,9 @@ def softmax_rows(x: Array, n: int, log: bool, y: Array, top: Array, total: Array
             for k in range(n):
                 out[k] = (row[k] - m) - shift  # in this order: m and ln s may differ by powers of ten
         else:
-            scale = 1 / total[r]
+            s = total[r]
             for k in range(n):
-                out[k] *= scale
+                out[k] /= s
 
 
 @jit_elementwise
@@ -413,8 +384,7 @@ log_softmax = make_op(
          "loops"),
         ("logarithm forgotten", "x[o, k, i] - m - np.log(s)", "x[o, k, i] - m - s", "loops"),
         ("maximum not subtracted", "out[k] = (row[k] - m) - shift", "out[k] = row[k] - shift", "tuned"),
-        ("seventh accumulator dropped", "for m in (m1, m2, m3, m4, m5, m6, m7)",
-         "for m in (m1, m2, m3, m4, m5, m7)", "tuned"),
+        ("column's logarithm forgotten", "np.log(total[j]) if log", "total[j] if log", "tuned"),
     ),
 )  # fmt: skip
 OPS_HERE = (softmax, log_softmax)

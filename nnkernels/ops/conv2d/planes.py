@@ -22,7 +22,8 @@ from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.shapes import Pair, out_shape
 
-LANES = 16
+LANES = 16  # elements of a vector register of float32
+SLOTS = 8  # workspaces that groups of images are dealt to
 ROW = 1024  # elements: small images share a group until its rows are about this long
 
 
@@ -58,6 +59,9 @@ def geometry(x: Array, w: Array, stride: Pair, padding: Pair) -> Geometry:
     _, K, P, Q = out_shape(x, w, stride, padding)
     Hq, Wq = P + (R - 1) // sh, Q + (S - 1) // sw
     images = max(1, min(N, ROW // (Hq * Wq)))
+    groups = -(-N // images)
+    if groups > SLOTS:  # the same number for every slot
+        images = -(-N // round_up(groups, SLOTS))
     plane = round_up(images * Hq * Wq) + LANES
     margin = (R - 1) // sh * Wq + (S - 1) // sw
     return Geometry(
@@ -172,7 +176,7 @@ def unpack_input_gradient(planes: Array, a: int, b: int, g: Geometry, first: int
 def group_numbers(g: Geometry) -> tuple[int, int]:
     """Return the number of groups, and of slots that they are dealt to (see ``tuned``)."""
     groups = -(-g.N // g.images)
-    return groups, min(groups, 8)
+    return groups, min(groups, SLOTS)
 
 
 def flat(a: Any) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from nnkernels.machine.jit import jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.ops.conv2d.planes import (
+    LANES,
     Geometry,
     flat,
     geometry,
@@ -89,12 +90,12 @@ def forward_slot(
     x: Array, w: Array, b: Array, offsets: Array, g: Geometry, slot: int, slots: int,
     src: Array, out: Array, y: Array,
 ) -> None:  # fmt: skip
-    length = g.plane - 16  # a plane without its last vector of zeros
+    length = g.plane - LANES  # a plane without its last vector of zeros
     groups = (g.N + g.images - 1) // g.images
     for group in range(slot, groups, slots):
         pack_input(x, g, group * g.images, src)
         # The last taps read `margin` elements further than the first, so rows end that much earlier.
-        correlate(w, offsets, src, b, b.size, length - g.margin // 16 * 16, g.plane, out)
+        correlate(w, offsets, src, b, b.size, length - g.margin // LANES * LANES, g.plane, out)
         unpack_output(out, g, group * g.images, y)
 
 
@@ -133,7 +134,7 @@ def dx_slot(
     groups = (g.N + g.images - 1) // g.images
     for group in range(slot, groups, slots):
         pack_gradient(dy, g, group * g.images, g.margin, src)
-        correlate(w, offsets, src, no_bias, no_bias.size, g.plane - 16, g.plane, out)
+        correlate(w, offsets, src, no_bias, no_bias.size, g.plane - LANES, g.plane, out)
         unpack_input_gradient(out, a, b, g, group * g.images, dx)
 
 
@@ -150,7 +151,7 @@ def input_gradient(dy: Array, w: Array, g: Geometry, dx: Array) -> None:
     """Write dx, one phase of the input after the other."""
     _, slots = group_numbers(g)
     rows = round_up(g.C, TILE)
-    src = empty((slots, g.K * (g.plane + g.margin) + 16), dy.dtype)
+    src = empty((slots, g.K * (g.plane + g.margin) + LANES), dy.dtype)
     out = empty((slots, rows * g.plane), dy.dtype)
     no_bias = np.zeros(rows, dy.dtype)
     for a in range(g.phases_h):
@@ -171,7 +172,7 @@ def dw_slot(
     for group in range(slot, groups, slots):
         pack_input(x, g, group * g.images, src)
         pack_gradient(dy, g, group * g.images, 0, planes)
-        dots(planes, src, offsets, rows, g.plane - 16 - g.margin // 16 * 16, g.plane, dw)
+        dots(planes, src, offsets, rows, g.plane - LANES - g.margin // LANES * LANES, g.plane, dw)
         for k in range(g.K):
             s = db.dtype.type(0)
             at = U(k * g.plane)

@@ -1,0 +1,82 @@
+"""``nnkernels info``: versions, processor, threads, caches."""
+
+import argparse
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nnkernels
+from nnkernels.machine import info, memory
+from nnkernels.machine.cache import cache_directory, cache_root
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    text = "versions, cores, SIMD, threads, cache directory: what to add to a report"
+    commands.add_parser("info", help=text, description=text).set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the facts, one a line."""
+    for name, version in {"nnkernels": nnkernels.__version__, **info.versions()}.items():
+        line(name, version)
+    cpu, threads = info.processor(), info.threads()
+    others = f" of the machine's {cpu.machine_cores}" if cpu.cores != cpu.machine_cores else ""
+    line("processor", f"{cpu.name}, {cpu.cores} core{'s' * (cpu.cores != 1)}{others}")
+    lanes = (
+        f"{cpu.register_bits}-bit registers ({cpu.register_bits // 32} float32)" if cpu.register_bits else ""
+    )
+    line("SIMD", ", ".join(part for part in (lanes, " ".join(cpu.simd)) if part) or "unknown")
+    line("threads", f"{threads.used} of at most {threads.most}, threading layer {threads.layer}")
+    if threads.advice:
+        line("", threads.advice)
+    line("kernel cache", f"{cache_directory()}: {size(cache_directory())}")
+    if others := [path for path in cache_root().glob("kernels-*") if path != cache_directory()]:
+        total = sum(info.directory_size(path)[0] for path in others)
+        line(
+            "",
+            f"of other versions of the sources, not needed: {len(others)} beside it, {total / 2**20:.1f} MiB",
+        )
+    line("buffer pool", f"{memory.held_bytes():,} bytes held, {memory.MAX_HELD_BYTES:,} at most")
+    for extra, missing in sorted(extras().items()):
+        line(f"extra {extra}", "installed" if not missing else f"missing: {', '.join(missing)}")
+    if not extras():
+        line("extras", "unknown: nnkernels runs from its sources, without having been installed by pip")
+
+
+def line(name: str, value: str) -> None:
+    """Print one fact."""
+    print(f"{name:<14}{value}")
+
+
+def size(directory: Path) -> str:
+    """Return the size of a directory in words."""
+    if not directory.exists():
+        return "empty, kernels are compiled when first called"
+    total, files = info.directory_size(directory)
+    return f"{total / 2**20:.1f} MiB in {files:,} files"
+
+
+def extras() -> dict[str, list[str]]:
+    """Return for each extra of this package the packages that are missing; {} when it is not installed."""
+    try:
+        requirements = metadata.requires("nnkernels") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    wanted: dict[str, list[str]] = {}
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", requirement)
+        if name and extra:
+            wanted.setdefault(extra[1], []).append(name[0])
+    return {extra: [name for name in names if not installed(name)] for extra, names in wanted.items()}
+
+
+def installed(package: str) -> bool:
+    """Say whether pip knows the package."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

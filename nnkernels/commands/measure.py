@@ -1,0 +1,196 @@
+"""Measuring one op: how far its bodies are apart and how fast each is."""
+
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnkernels.machine.memory import Array
+from nnkernels.ops import checks
+from nnkernels.ops.mutants import uncompiled
+from nnkernels.ops.op import CPU_BODIES, Body, Op, Sample
+
+Arrays = tuple[Array | None, ...]
+
+BUDGET = 0.4  # seconds of timed calls per op, compiled bodies together
+LEAST_ROUNDS, MOST_ROUNDS = 5, 100
+BLOCK = 5e-4  # seconds: short calls are timed in blocks of about this length, far above the clock's step
+PYTHON_BUDGET = 0.1  # seconds of timed calls of plain Python
+
+
+class Measurement(NamedTuple):
+    """One body of one op on one sample.
+
+    ``ulp`` and ``relative`` are the largest errors against ``loops``; ``gflops`` is None where the op counts
+    no FLOPs. ``estimated`` says that the time was measured on ``sample``, a tiny one, and scaled.
+    """
+
+    op: str
+    body: str
+    sample: Sample
+    ulp: float
+    relative: float
+    seconds: float
+    gflops: float | None
+    speedup: float
+    estimated: bool
+
+
+def measure(op: Op, dtype: Any, backward: bool = False) -> list[Measurement]:
+    """Return the measurements of plain Python, loops, vectorized and tuned, in this order."""
+    rng = np.random.default_rng(0)
+    sample = next(op.bench_samples(rng, dtype))
+    wanted = results(op, op.loops, sample, backward)
+    calls = {str(name): caller(op, op.body(name), sample, backward) for name in CPU_BODIES}
+    seconds = interleaved(calls)
+    flops = 0 if backward else op.flops(*sample.arrays, **sample.attributes)
+
+    def row(
+        body: str, on: Sample, error: tuple[float, float], time_taken: float, scaled: bool
+    ) -> Measurement:
+        gflops = flops / time_taken / 1e9 if flops else None
+        return Measurement(
+            op.name, body, on, *error, time_taken, gflops, seconds["loops"] / time_taken, scaled
+        )
+
+    rows = [row("python", *plain_python(op, sample, rng, backward))]
+    for name in CPU_BODIES:
+        error = largest_error(results(op, op.body(name), sample, backward), wanted)
+        rows.append(row(name, sample, error, seconds[name], False))
+    return rows
+
+
+# --- errors ---
+
+
+def results(op: Op, body: Body, sample: Sample, backward: bool) -> Arrays:
+    """Return what a call computes: outputs, or the gradients for a fixed random cotangent."""
+    outputs = body.forward(*checks.copies(sample.arrays), **sample.attributes)
+    if not backward:
+        return outputs
+    assert body.backward is not None
+    dy = checks.cotangent(np.random.default_rng(1), outputs)
+    return body.backward(dy, outputs, sample.arrays, checks.differentiable(op, sample), **sample.attributes)
+
+
+def largest_error(got: Arrays, wanted: Arrays) -> tuple[float, float]:
+    """Return the largest error in ULP (of the wanted element) and relative to the largest wanted element."""
+    ulp = relative = 0.0
+    for g, w in zip(got, wanted, strict=True):
+        if g is None or w is None or w.dtype.kind != "f":
+            continue  # saved indices are the tests' business
+        equal = (g == w) | (np.isnan(g) & np.isnan(w))
+        if equal.all():
+            continue
+        g, w = g[~equal], w[~equal]
+        if not (np.isfinite(g) & np.isfinite(w)).all():
+            return np.inf, np.inf
+        error = np.abs(g.astype(np.float64) - w)
+        unit = np.spacing(np.maximum(np.abs(w), np.finfo(w.dtype).tiny))
+        ulp = max(ulp, float((error / unit).max()))
+        relative = max(relative, float(error.max() / largest(wanted)))
+    return ulp, relative
+
+
+def largest(arrays: Arrays) -> float:
+    """Return the largest finite magnitude, at least the smallest normal number."""
+    tops = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in arrays if a is not None and a.dtype.kind == "f"]
+    return max(float(np.max(tops)), float(np.finfo(np.float32).tiny))
+
+
+# --- times ---
+
+
+def caller(op: Op, body: Body, sample: Sample, backward: bool) -> Callable[[], object]:
+    """Return the call to be timed, on copies of its own: update steps overwrite their inputs."""
+    arrays, attributes = checks.copies(sample.arrays), sample.attributes
+    if not backward:
+        return lambda: body.forward(*arrays, **attributes)
+    outputs = body.forward(*arrays, **attributes)
+    dy, needs, pull_back = (
+        checks.cotangent(np.random.default_rng(1), outputs),
+        checks.differentiable(op, sample),
+        body.backward,
+    )
+    assert pull_back is not None
+    return lambda: pull_back(dy, outputs, arrays, needs, **attributes)
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
+    """Return the median seconds of each call, the calls taking turns: drifts of the clock hit all alike."""
+    repeats, once = {}, 0.0
+    for name, call in calls.items():
+        call()  # compiles
+        seconds = min(timed(call, 1) for _ in range(2))
+        repeats[name] = max(1, int(BLOCK / max(seconds, 1e-9)))
+        once += repeats[name] * seconds
+    rounds = min(max(int(budget / once), LEAST_ROUNDS), MOST_ROUNDS)
+    blocks = [{name: timed(call, repeats[name]) for name, call in calls.items()} for _ in range(rounds)]
+    return {name: statistics.median(block[name] for block in blocks) for name in calls}
+
+
+def timed(call: Callable[[], object], repeats: int) -> float:
+    """Return the mean seconds of ``repeats`` calls."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+# --- plain Python ---
+
+
+@cache
+def python_ops() -> dict[str, Op]:
+    """Return OPS of a second import of ``ops`` in which nothing is compiled.
+
+    All rooms at once, since a room may call kernels of its neighbours.
+    """
+    package = "nnkernels.ops"
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+
+    saved = {name: sys.modules.pop(name) for name in ours()}
+    try:
+        with uncompiled():
+            table: dict[str, Op] = importlib.import_module(package).OPS
+    finally:
+        for name in ours():
+            del sys.modules[name]
+        sys.modules.update(saved)
+        sys.modules["nnkernels"].ops = saved[package]  # type: ignore[attr-defined]  # the import had replaced it
+    return table
+
+
+def plain_python(
+    op: Op, target: Sample, rng: np.random.Generator, backward: bool
+) -> tuple[Sample, tuple[float, float], float, bool]:
+    """Run ``loops`` without compiling it on the largest of the op's small samples.
+
+    Returns that sample, the error against compiled ``loops`` on it, the seconds scaled to ``target`` by FLOPs
+    (by elements where none are counted), and whether they were scaled: a view takes no time at any size.
+    """
+    dtype = next(a.dtype for a in target.arrays if a is not None and a.dtype.kind == "f")
+    sample = max(op.samples(rng, dtype), key=lambda s: work(op, s))
+    body = python_ops()[op.name].loops
+    with np.errstate(all="ignore"):  # NumPy scalars warn where compiled code is silent
+        error = largest_error(results(op, body, sample, backward), results(op, op.loops, sample, backward))
+        seconds = interleaved({"python": caller(op, body, sample, backward)}, PYTHON_BUDGET)["python"]
+    if not work(op, target):
+        return sample, error, seconds, False
+    return sample, error, seconds * work(op, target) / work(op, sample), True
+
+
+def work(op: Op, sample: Sample) -> int:
+    """Return FLOPs, or elements of the output where none are counted, or 0 for a view."""
+    if flops := op.flops(*sample.arrays, **sample.attributes):
+        return flops
+    arrays = checks.copies(sample.arrays)
+    y = op.loops.forward(*arrays, **sample.attributes)[0]
+    return y.size if op.bytes(arrays, y) else 0

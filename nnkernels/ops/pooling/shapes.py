@@ -1,0 +1,26 @@
+"""Shapes of the two pooling ops."""
+
+import numpy as np
+
+from nnkernels.machine.memory import Array
+from nnkernels.ops.validate import pair
+
+Size = int | tuple[int, int]
+Geometry = tuple[int, int, int, int, int, int]  # R, S, sh, sw, ph, pw
+
+NOWHERE = np.iinfo(np.int32).max  # index of what lies outside the image
+
+
+def geometry(kernel_size: Size, stride: Size | None, padding: Size) -> Geometry:
+    """Return the attributes as six ints."""
+    R, S = pair(kernel_size)
+    sh, sw = pair(kernel_size if stride is None else stride)
+    ph, pw = pair(padding)
+    return R, S, sh, sw, ph, pw
+
+
+def out_shape(x: Array, g: Geometry) -> tuple[int, int, int, int]:
+    """Return (N, C, P, Q)."""
+    N, C, H, W = x.shape
+    R, S, sh, sw, ph, pw = g
+    return N, C, (H + 2 * ph - R) // sh + 1, (W + 2 * pw - S) // sw + 1

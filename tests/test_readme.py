@@ -1,0 +1,39 @@
+"""The README's code is the code of the repository, and its commands are the ones that CI runs."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_is_the_demo():
+    demo = (ROOT / "demos" / "first_steps.py").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", README, re.S)[0]
+    assert demo.partition('"""\n\n')[2] == example
+
+
+def test_the_convolution_shown_is_the_convolution_compiled():
+    shown = re.findall(r"```python\n(.*?)```", README, re.S)[1]
+    source = (ROOT / "nnkernels/ops/conv2d/loops.py").read_text(encoding="utf-8")
+    lines = [line.strip() for line in shown.splitlines()]
+    assert "\n".join(lines) in "\n".join(line.strip() for line in source.splitlines())
+
+
+@pytest.mark.skipif(find_spec("sklearn") is None, reason="the demo reads scikit-learn's digits")
+def test_the_demo_learns(capsys):
+    code = (ROOT / "demos" / "first_steps.py").read_text(encoding="utf-8")
+    space = {"__name__": "__main__"}
+    exec(compile(code, "first_steps.py", "exec"), space)
+    assert space["accuracy"] > 0.9
+    assert capsys.readouterr().out.count("epoch") == 5
+
+
+def test_two_set_up_commands_and_links_that_exist():
+    assert len(re.findall(r"^    pip install -e", README, re.M)) == 2
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links), links
