@@ -664,28 +664,34 @@ def test_a_foreign_operand_is_a_type_error_that_names_it():
 # ---------------------------------------------------------------- cost
 
 
-def microseconds(f, repeats=15, number=300):
+def excess(f, g, number, repeats=21):
+    """Median over repeats, in microseconds, of the time of f less that of g measured next to it."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(number):
             f()
-        times.append((time.perf_counter() - start) / number * 1e6)
+        middle = time.perf_counter()
+        for _ in range(number):
+            g()
+        times.append((2 * middle - start - time.perf_counter()) / number * 1e6)
     return statistics.median(times)
 
 
 def test_the_tape_costs_microseconds_per_op(capsys):
-    op, a, b = OPS["mul"], np.ones(4), np.ones(4)
+    op, a, b, dy = OPS["mul"], np.ones(4), np.ones(4), np.ones(4)
     x, y = leaf(a), nnk.tensor(b)
-    forward = microseconds(lambda: op(x, y)) - microseconds(lambda: op(a, b))
+    forward = excess(lambda: op(x, y), lambda: op(a, b), number=200)
 
-    length, dy = 300, np.ones(4)
-    outputs = op.tuned.forward(a, b)
-    kernel = microseconds(lambda: op.tuned.backward(dy, outputs, (a, b), (True, False)))
-    chain = x
+    length, outputs, chain = 200, op.tuned.forward(a, b), x
     for _ in range(length):
         chain = chain * y
-    walk = microseconds(lambda: chain.backward(dy, retain_graph=True), repeats=7, number=3) / length - kernel
+
+    def kernels_alone():
+        for _ in range(length):
+            op.tuned.backward(dy, outputs, (a, b), (True, False))
+
+    walk = excess(lambda: chain.backward(dy, retain_graph=True), kernels_alone, number=1) / length
     with capsys.disabled():
         print(
             f"\n  tape per op beyond the kernel's wrapper: forward {forward:.1f} us, backward {walk:.1f} us"

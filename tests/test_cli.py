@@ -84,7 +84,7 @@ def test_no_command_prints_help() -> None:
         ("compare", "wants one OP, or --all"),
         ("compare relu --all", "not both"),
         ("compare rellu", "there is no op 'rellu'; did you mean relu"),
-        ("compare xyzzy", "there is no op 'xyzzy'; it must be one of add, "),
+        ("compare xyzzy", "there is no op 'xyzzy'; it must be one of "),
         ("compare relu --dtype int8", "--dtype: invalid choice: 'int8'"),
         ("compare relu --plot bars.jpg", "--plot: bars.jpg must end in .png"),
         ("compare adam_step --backward", "adam_step has no gradients"),

@@ -2,6 +2,7 @@
 
 import math
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -220,7 +221,7 @@ def test_the_hand_derived_gradients_of_one_hidden_layer_equal_the_tapes(backend,
 
 def test_the_recursion_of_deltas_through_many_layers_equals_the_tapes_gradients():
     sizes, x = [3, 6, 5, 4, 2], normal(7, 3)
-    weights = [leaf(normal(o, i, seed=i)) for i, o in zip(sizes, sizes[1:])]
+    weights = [leaf(normal(o, i, seed=i)) for i, o in pairwise(sizes)]
     y = normal(7, 2, seed=9)
     layers, h = [x], nnk.tensor(x)
     for w in weights:

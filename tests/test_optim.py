@@ -86,7 +86,7 @@ def test_20_steps_follow_the_formulas(case, dtype, tolerance):
         after_20_steps(cls, options, dtype), after_20_steps_by_hand(cls, options), starts(dtype), strict=True
     ):
         assert got.dtype == dtype
-        assert np.abs(got - start).max() > 0.05  # it went somewhere
+        assert got.size == 1 or np.abs(got - start).max() > 0.05  # it went somewhere
         if case == "adam without memory" and dtype == np.float32:
             continue  # the sign of the gradient: rounding decides where it passes through zero
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)

@@ -22,8 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name, version in {"nnkernels": nnkernels.__version__, **info.versions()}.items():
         line(name, version)
     cpu, threads = info.processor(), info.threads()
-    others = f" of the machine's {cpu.machine_cores}" if cpu.cores != cpu.machine_cores else ""
-    line("processor", f"{cpu.name}, {cpu.cores} core{'s' * (cpu.cores != 1)}{others}")
+    whole = f" of the machine's {cpu.machine_cores}" if cpu.cores != cpu.machine_cores else ""
+    line("processor", f"{cpu.name}, {cpu.cores} core{'s' * (cpu.cores != 1)}{whole}")
     lanes = (
         f"{cpu.register_bits}-bit registers ({cpu.register_bits // 32} float32)" if cpu.register_bits else ""
     )

@@ -30,9 +30,7 @@ def reduced_axes(x: Array, dim: Dim) -> Shape:
     """Return the axes to reduce, counted from the front."""
     if dim is None:
         return tuple(range(x.ndim))
-    if isinstance(dim, (tuple, list)):
-        return tuple(d % x.ndim for d in dim)
-    return (dim % x.ndim,)
+    return tuple(d % x.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
 
 
 def shapes(x: Array, dim: Dim, keepdim: bool) -> tuple[Shape, Shape]:
@@ -157,19 +155,18 @@ def sum_backward_vectorized(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool],
     dim: Dim = None, keepdim: bool = False,
 ) -> tuple[Array | None]:  # fmt: skip
-    (x,) = inputs
     if not needs[0]:
         return (None,)
-    kept, _ = shapes(x, dim, keepdim)
-    dx = empty(x.shape, x.dtype)  # written out: a stretched view would surprise whoever adds to it
-    dx[...] = dy.reshape(kept)
+    # Written out: a stretched view would surprise whoever adds to it.
+    dx = empty(inputs[0].shape, dy.dtype)
+    dx[...] = dy.reshape(shapes(dx, dim, keepdim)[0])
     return (dx,)
 
 
 def max_forward_vectorized(x: Array, dim: Dim = None, keepdim: bool = False) -> tuple[Array, Array]:
     axes = reduced_axes(x, dim)
     shape = shapes(x, dim, keepdim)[1]
-    # Kept axes first, reduced ones flattened behind them, beside the positions that went with each value.
+    # Kept axes first, reduced ones flattened behind them; beside each value the position it came from.
     order = tuple(i for i in range(x.ndim) if i not in axes) + tuple(sorted(axes))
     rows = (math.prod(shape), count(x, dim))
     values = x.transpose(order).reshape(rows)
@@ -395,9 +392,10 @@ def check(op: str, x: Array, dim: Any = None, keepdim: Any = False) -> None:
         raise ValueError(f"{op}: no elements along dim={dim!r} of x with shape {x.shape}")
 
 
-def make_op(
-    name: str, loops: Body, vectorized: Body, tuned: Body, mutants: tuple[tuple[str, str, str, Any], ...]
-) -> Op:
+Fault = tuple[str, str, str, Any]  # name, old, new, body
+
+
+def make_op(name: str, loops: Body, vectorized: Body, tuned: Body, mutants: tuple[Fault, ...]) -> Op:
     """Return the record; values are a shuffled grid, so that no two are within a difference step."""
 
     def values(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
@@ -420,7 +418,7 @@ def make_op(
         yield BadInput(TypeError, f"{name}: x must be float32 or float64, got int64", (np.arange(3),))
         yield BadInput(ValueError, "dim must be in [-2, 2) for 2 axes, got 2", (x,), {"dim": 2})
         yield BadInput(ValueError, "names an axis twice: (0, -2)", (x,), {"dim": (0, -2)})
-        yield BadInput(ValueError, "at least one axis", (x,), {"dim": ()})
+        yield BadInput(ValueError, "name at least one axis", (x,), {"dim": ()})
         yield BadInput(TypeError, "dim must be an int, got float 1.0", (x,), {"dim": 1.0})
         yield BadInput(TypeError, "keepdim must be a bool", (x,), {"dim": 1, "keepdim": 1})
         if name != "sum":
@@ -433,17 +431,16 @@ def make_op(
             x = np.round(x, 1)
             x[1, 2, 9000] = np.nan
         yield Sample("5x3x10007 per channel", (x,), {"dim": (0, 2)})
-        yield Sample("64x6x28x28 per channel", (values(rng, (64, 6, 28, 28), dtype),), {"dim": (0, 2, 3)})
         yield Sample("1000x1000 rows", (values(rng, (1000, 1000), dtype),), {"dim": 1})
         yield Sample("1000x1000 columns", (values(rng, (1000, 1000), dtype),), {"dim": 0})
         yield Sample("4 Mi", (values(rng, (1 << 22,), dtype),))
 
     def jvp(
         tangents: tuple[Array], outputs: tuple[Array, ...], inputs: tuple[Array], **attributes: Any
-    ) -> Array:
-        if name == "max":  # the tangent of the element that won
+    ) -> Any:
+        if name == "max":
             return np.asarray(tangents[0].reshape(-1)[outputs[1]])
-        return loops.forward(tangents[0], **attributes)[0]  # linear: it is its own derivative
+        return loops.forward(tangents[0], **attributes)[0]  # linear: its own derivative
 
     return Op(
         name=name,
@@ -488,12 +485,9 @@ mean = make_op(
          "for i in range(x.size):\n        total += x[i]", "tuned"),
     ),
 )  # fmt: skip
-max_loops = Body(max_forward_loops, max_backward_loops)
-max_vectorized = Body(max_forward_vectorized, max_backward_vectorized)
-max_tuned = Body(max_forward_tuned, max_backward_vectorized)
-
 max = make_op(  # noqa: A001
-    "max", max_loops, max_vectorized, max_tuned,
+    "max", Body(max_forward_loops, max_backward_loops), Body(max_forward_vectorized, max_backward_vectorized),
+    Body(max_forward_tuned, max_backward_vectorized),
     (
         ("last element of a tie", "argmax[j] < 0 or x[i] > y[j]", "argmax[j] < 0 or x[i] >= y[j]", "loops"),
         ("argmax within the row", "argmax[j] = i\n", "argmax[j] = j\n", "loops"),

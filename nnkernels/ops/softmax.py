@@ -130,8 +130,8 @@ def row_dot(x: Array, y: Array) -> Any:
 
 
 @jit_elementwise
-def exp_rows(x: Array, n: int, y: Array, top: Array, total: Array) -> None:
-    """For every row of n elements: y = e^(x - top), top its maximum, total the sum of its y."""
+def softmax_rows(x: Array, n: int, log: bool, y: Array, top: Array, total: Array) -> None:
+    """Write (log_)softmax of the rows of n elements; keep each row's maximum and its sum of powers."""
     for r in range(top.size):
         row, out = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
         m = row_max(row)
@@ -142,95 +142,87 @@ def exp_rows(x: Array, n: int, y: Array, top: Array, total: Array) -> None:
     for i in range(y.size):
         y[i] = exp(y[i])
     for r in range(top.size):
-        total[r] = row_sum(y[r * n : (r + 1) * n])
-
-
-@jit_elementwise
-def softmax_rows(x: Array, n: int, log: bool, y: Array, top: Array, total: Array) -> None:
-    """Write (log_)softmax of the rows of n elements; keep each row's maximum and its sum of powers."""
-    exp_rows(x, n, y, top, total)
-    for r in range(top.size):
         row, out = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
+        s = row_sum(out)
+        total[r] = s
         if log:
-            m, shift = top[r], np.log(total[r])
+            m, shift = top[r], np.log(s)
             for k in range(n):
                 out[k] = (row[k] - m) - shift  # in this order: m and ln s may differ by powers of ten
         else:
-            s = total[r]
             for k in range(n):
                 out[k] /= s
 
 
-@jit_elementwise
-def softmax_columns(x: Array, inner: int, log: bool, y: Array, top: Array, total: Array) -> None:
-    """As softmax_rows, down the columns of x: its rows lie ``inner`` apart, top has one place a column."""
-    width, n = top.size, (x.size - top.size) // inner + 1
-    for j in range(width):
-        top[j], total[j] = x[j], 0
-    for k in range(1, n):
-        row = x[k * inner : k * inner + width]
-        for j in range(width):
-            top[j] = row[j] if row[j] > top[j] else top[j]
-    for k in range(n):
-        row, out = x[k * inner : k * inner + width], y[k * inner : k * inner + width]
-        for j in range(width):
-            out[j] = exp(row[j] - top[j])
-            total[j] += out[j]
-    for j in range(width):
-        total[j] = np.log(total[j]) if log else 1 / total[j]
-    for k in range(n):
-        row, out = x[k * inner : k * inner + width], y[k * inner : k * inner + width]
-        for j in range(width):
-            out[j] = (row[j] - top[j]) - total[j] if log else out[j] * total[j]
+@jit_parallel
+def softmax_rows_parallel(
+    x: Array, n: int, share: int, log: bool, y: Array, top: Array, total: Array
+) -> None:
+    for c in prange((top.size + share - 1) // share):
+        i, j = c * share, min((c + 1) * share, top.size)
+        softmax_rows(x[i * n : j * n], n, log, y[i * n : j * n], top[i:j], total[i:j])
 
 
 @jit_elementwise
-def softmax_parts(
+def softmax_columns(
     x: Array, n: int, inner: int, share: int, first: int, last: int, log: bool,
     y: Array, top: Array, total: Array,
 ) -> None:  # fmt: skip
-    """Do parts first to last - 1: ``share`` rows each, or ``share`` columns of one outer index."""
+    """Do parts first to last - 1: ``share`` columns each, of one outer index; rows lie ``inner`` apart."""
+    parts = (inner + share - 1) // share
     for c in range(first, last):
-        if inner == 1:
-            i, j = c * share, min((c + 1) * share, top.size)
-            softmax_rows(x[i * n : j * n], n, log, y[i * n : j * n], top[i:j], total[i:j])
-        else:
-            parts = (inner + share - 1) // share
-            o, column = c // parts, c % parts * share
-            width = min(share, inner - column)
-            start = o * n * inner + column
-            stop = start + (n - 1) * inner + width
-            i, j = o * inner + column, o * inner + column + width
-            softmax_columns(x[start:stop], inner, log, y[start:stop], top[i:j], total[i:j])
+        column = c % parts * share
+        width = min(share, inner - column)
+        start, at = c // parts * n * inner + column, c // parts * inner + column
+        m, s = top[at : at + width], total[at : at + width]
+        for j in range(width):
+            m[j], s[j] = x[start + j], 0
+        for k in range(1, n):
+            row = x[start + k * inner : start + k * inner + width]
+            for j in range(width):
+                m[j] = row[j] if row[j] > m[j] else m[j]
+        for k in range(n):
+            row = x[start + k * inner : start + k * inner + width]
+            out = y[start + k * inner : start + k * inner + width]
+            for j in range(width):
+                out[j] = exp(row[j] - m[j])
+                s[j] += out[j]
+        for j in range(width):
+            s[j] = np.log(s[j]) if log else s[j]
+        for k in range(n):
+            row = x[start + k * inner : start + k * inner + width]
+            out = y[start + k * inner : start + k * inner + width]
+            for j in range(width):
+                out[j] = (row[j] - m[j]) - s[j] if log else out[j] / s[j]
 
 
 @jit_parallel
-def softmax_parallel(
+def softmax_columns_parallel(
     x: Array, n: int, inner: int, share: int, parts: int, log: bool, y: Array, top: Array, total: Array
 ) -> None:
     for c in prange(parts):
-        softmax_parts(x, n, inner, share, c, c + 1, log, y, top, total)
-
-
-def cut(outer: int, n: int, inner: int) -> tuple[int, int]:
-    """Return (share, parts): rows or columns of one part, so many that it fits an L1 cache."""
-    if inner == 1:
-        share = -(-CHUNK // n)
-        return share, -(-outer // share)
-    # At least 64 columns: four vector registers, and whole cache lines of x.
-    share = min(inner, -(-CHUNK // n) if n * 64 < CHUNK else 64)
-    return share, outer * -(-inner // share)
+        softmax_columns(x, n, inner, share, c, c + 1, log, y, top, total)
 
 
 def softmax_into(x: Array, sizes: tuple[int, int, int], log: bool, y: Array) -> tuple[Array, Array]:
-    """Write (log_)softmax of flat x to flat y; return each row's maximum and its sum of powers."""
+    """Write (log_)softmax of flat x to flat y; return maxima and, where inner is 1, sums of powers."""
     outer, n, inner = sizes
     top, total = empty((outer * inner,), x.dtype), empty((outer * inner,), x.dtype)
-    share, parts = cut(*sizes) if x.size > 0 else (1, 0)
+    if x.size == 0:
+        return top, total
+    if inner == 1:
+        if x.size < SERIAL_BELOW:
+            softmax_rows(x, n, log, y, top, total)
+        else:
+            softmax_rows_parallel(x, n, -(-CHUNK // n), log, y, top, total)
+        return top, total
+    # At least 64 columns: four vector registers, and whole cache lines of x.
+    share = min(inner, max(64, CHUNK // n))
+    parts = outer * -(-inner // share)
     if x.size < SERIAL_BELOW:
-        softmax_parts(x, n, inner, share, 0, parts, log, y, top, total)
+        softmax_columns(x, n, inner, share, 0, parts, log, y, top, total)
     else:
-        softmax_parallel(x, n, inner, share, parts, log, y, top, total)
+        softmax_columns_parallel(x, n, inner, share, parts, log, y, top, total)
     return top, total
 
 
@@ -371,7 +363,7 @@ softmax = make_op(
         ("maximum not subtracted", "s += np.exp(x[o, k, i] - m)", "s += np.exp(x[o, k, i])", "loops"),
         ("row missing in the last part", "i, j = c * share, min((c + 1) * share, top.size)",
          "i, j = c * share, min((c + 1) * share, top.size) - 1", "tuned"),
-        ("column sum: missing +=", "total[j] += out[j]", "total[j] = out[j]", "tuned"),
+        ("column sum: missing +=", "s[j] += out[j]", "s[j] = out[j]", "tuned"),
         ("sums not cleared", "sums[j] = 0\n", "pass\n", "tuned"),
     ),
 )  # fmt: skip
@@ -384,7 +376,7 @@ log_softmax = make_op(
          "loops"),
         ("logarithm forgotten", "x[o, k, i] - m - np.log(s)", "x[o, k, i] - m - s", "loops"),
         ("maximum not subtracted", "out[k] = (row[k] - m) - shift", "out[k] = row[k] - shift", "tuned"),
-        ("column's logarithm forgotten", "np.log(total[j]) if log", "total[j] if log", "tuned"),
+        ("column's logarithm forgotten", "np.log(s[j]) if log", "s[j] if log", "tuned"),
     ),
 )  # fmt: skip
 OPS_HERE = (softmax, log_softmax)

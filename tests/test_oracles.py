@@ -1,0 +1,139 @@
+"""The ``loops`` bodies, yardstick of all others, against oracles that share no code with them."""
+
+import itertools
+
+import numpy as np
+import pytest
+from oracles import PLAIN, STEPS, TORCH
+
+from nnkernels.ops import OPS, checks
+from nnkernels.ops.op import CPU_BODIES
+
+NAMES = sorted(OPS)
+DIFFERENTIABLE = [name for name in NAMES if OPS[name].loops.backward is not None]
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=("f32", "f64"))
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def narrowed(result, dtype):
+    return np.asarray(result).astype(dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", NAMES)
+def test_loops_equal_the_plain_formula(name, dtype):
+    op = OPS[name]
+    oracles = STEPS if op.inplace else PLAIN
+    assert name in oracles, f"{name} has no oracle: write one in tests/oracles.py"
+    count = 0
+    for sample in op.samples(rng(), dtype):
+        got = checks.run(op, "loops", sample)
+        results = oracles[name](*checks.copies(sample.arrays), **sample.attributes)
+        wanted = results if op.inplace else (results,)
+        assert not op.inplace or len(got) == len(wanted)
+        for i, (g, w) in enumerate(zip(got, wanted)):
+            what = f"{name} on {sample.label}, output {i}"
+            checks.assert_close(g, narrowed(w, dtype), op.tolerance, what)
+        count += 1
+    assert count > 0
+
+
+def through_torch(name, sample, dy=None):
+    """Return PyTorch's result and, for the cotangent dy, its gradients, all computed in float64."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
+    needs = checks.differentiable(OPS[name], sample)
+    tensors = []
+    for a, need in zip(sample.arrays, needs):
+        if a is None:
+            tensors.append(None)
+        else:
+            wide = a.astype(np.float64) if a.dtype.kind == "f" else a.copy()
+            tensors.append(torch.tensor(wide, requires_grad=need))
+    y = TORCH[name](*tensors, **sample.attributes)
+    sources = [t for t, need in zip(tensors, needs) if need]
+    found = iter(torch.autograd.grad(y, sources, torch.tensor(dy.astype(np.float64)), materialize_grads=True))
+    return y.detach().numpy(), [next(found).numpy() if need else None for need in needs]
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_loops_and_their_gradients_equal_torch(name, dtype):
+    op = OPS[name]
+    assert name in TORCH, f"{name} has no oracle: write one in tests/oracles.py"
+    for sample in op.samples(rng(), dtype):
+        outputs = checks.run(op, "loops", sample)
+        dy = checks.cotangent(rng(), outputs)
+        y, wanted = through_torch(name, sample, dy)
+        checks.assert_close(outputs[0], narrowed(y, dtype), op.tolerance, f"{name} on {sample.label}")
+        grads = checks.run_backward(op, "loops", sample, dy, outputs)
+        for i, (g, w) in enumerate(zip(grads, wanted)):
+            what = f"{name} on {sample.label}, gradient of input {i}"
+            checks.assert_close(g, None if w is None else narrowed(w, dtype), op.tolerance, what)
+
+
+def test_both_tables_of_oracles_know_the_same_ops():
+    assert PLAIN.keys() == TORCH.keys()
+
+
+# --- what samples cannot hold, since differences would meet a kink: ties, infinities, NaN ---
+
+GEOMETRIES = (
+    {"kernel_size": 2},
+    {"kernel_size": 3, "stride": 1, "padding": 1},
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (2, 4), "stride": (3, 1), "padding": (1, 2)},
+    {"kernel_size": (3, 1), "stride": 2},
+)
+
+
+def uneven_images(dtype):
+    """Return images of few different values, one of -inf alone, and a few with one NaN each."""
+    x = rng().integers(0, 3, (3, 4, 9, 11)).astype(dtype)
+    x[0, 1] = -np.inf
+    x[0, 2, 2:, 3:] = -np.inf
+    x[1, :, 4, 5] = np.nan
+    x[2, 0, 0, 0] = np.inf
+    return x
+
+
+def first_maxima(x, kernel_size, stride=None, padding=0):
+    """Return (y, argmax) by looking at one window after the other, in plain Python."""
+    (R, S), (ph, pw) = np.broadcast_to(kernel_size, 2).tolist(), np.broadcast_to(padding, 2).tolist()
+    sh, sw = np.broadcast_to(kernel_size if stride is None else stride, 2).tolist()
+    N, C, H, W = x.shape
+    P, Q = (H + 2 * ph - R) // sh + 1, (W + 2 * pw - S) // sw + 1
+    y, argmax = np.empty((N, C, P, Q), x.dtype), np.empty((N, C, P, Q), np.int32)
+    for n, c, p, q in np.ndindex(y.shape):
+        rows = [h for h in range(p * sh - ph, p * sh - ph + R) if 0 <= h < H]
+        columns = [w for w in range(q * sw - pw, q * sw - pw + S) if 0 <= w < W]
+        # max returns the first of equals; in these pairs NaN is above all numbers.
+        plane = x[n, c]
+        places = itertools.product(rows, columns)
+        h, w = max(places, key=lambda at: (np.isnan(plane[at]), plane[at]))
+        y[n, c, p, q], argmax[n, c, p, q] = x[n, c, h, w], h * W + w
+    return y, argmax
+
+
+@both_dtypes
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize("attributes", GEOMETRIES, ids=str)
+def test_max_pool2d_takes_the_first_maximum_and_nan_above_all(attributes, body, dtype):
+    x = uneven_images(dtype)
+    y, argmax = OPS["max_pool2d"].body(body).forward(x, **attributes)
+    wanted = first_maxima(x, **attributes)
+    assert np.array_equal(y, wanted[0], equal_nan=True)
+    assert argmax.dtype == np.int32
+    assert np.array_equal(argmax, wanted[1])
+
+
+@pytest.mark.parametrize("attributes", GEOMETRIES, ids=str)
+def test_max_pool2d_places_its_maxima_as_torch_does(attributes):
+    torch = pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
+    x = uneven_images(np.float32)
+    y, argmax = OPS["max_pool2d"].loops.forward(x, **attributes)
+    wanted, places = torch.nn.functional.max_pool2d(torch.tensor(x), return_indices=True, **attributes)
+    assert np.array_equal(y, wanted.numpy(), equal_nan=True)
+    assert np.array_equal(argmax, places.numpy())
