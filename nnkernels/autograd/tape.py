@@ -230,7 +230,7 @@ class Tensor:
         flag = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({text}{kind}{flag})"
 
-    # Comparisons give plain arrays of bools, for conditionals. == stays identity: tensors are looked up by it.
+    # Comparisons give plain arrays of bools, for conditionals. == stays identity: it is how they are found.
 
     def __lt__(self, other: Any) -> Array:
         return np.asarray(self.data < np.asarray(other))

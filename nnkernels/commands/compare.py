@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
     rows: list[Measurement] = []
     for op in ops:
         measured = measure(op, np.dtype(arguments.dtype), arguments.backward)
-        print(f"{op.name}  {measured[-1].sample.label}")
+        print(textwrap.shorten(f"{op.name}  {measured[-1].sample.label}", 108, placeholder=" ..."))
         for row in measured:
             print(in_columns(row))
         print(flush=True)
         rows += measured
     print(NOTES)
     if arguments.plot is not None:
-        title = f"{title}; python: scaled up from a tiny sample"
+        title = f"{title}; python estimated"
         plot.save(plot.compare_bars([row._asdict() for row in rows], title), arguments.plot)
         print(f"wrote {arguments.plot}")
 

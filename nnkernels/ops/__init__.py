@@ -1,6 +1,17 @@
 """The operations. ``OPS`` is the one table: tests, benchmarks and the command line are driven by it."""
 
-from nnkernels.ops import assemble, binary, cross_entropy, losses, pooling, reduce, shape, softmax, steps, unary
+from nnkernels.ops import (
+    assemble,
+    binary,
+    cross_entropy,
+    losses,
+    pooling,
+    reduce,
+    shape,
+    softmax,
+    steps,
+    unary,
+)
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul

@@ -151,6 +151,9 @@ class Op:
 
     def bytes(self, inputs: tuple[Array | None, ...], output: Array) -> int:
         """Return the least number of bytes a forward call moves: inputs read once, output written once."""
+        if self.inplace:
+            read_and_written = [*inputs, *(inputs[i] for i in self.inplace)]
+            return sum(a.nbytes for a in read_and_written if a is not None)
         if any(a is not None and np.may_share_memory(a, output) for a in inputs):
             return 0  # a view
         return sum(a.nbytes for a in inputs if a is not None) + output.nbytes

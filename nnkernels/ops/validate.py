@@ -1,5 +1,6 @@
 """Checks that ops share. Every message names the argument, what came and what was wanted."""
 
+import math
 from numbers import Integral
 from typing import Any, NoReturn
 
@@ -100,7 +101,7 @@ def number(op: str, name: str, value: Any, least: float | None = None, below: fl
     """Demand a finite real number, ``least <= value < below`` where given."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         fail_type(op, name, value, "a number")
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(f"{op}: {name} must be finite, got {value!r}")
     if (least is not None and value < least) or (below is not None and value >= below):
         bounds = f"at least {least}" if below is None else f"in [{least}, {below})"
