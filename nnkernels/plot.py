@@ -35,29 +35,33 @@ BODY_COLOURS = {
     "tuned": "#0072B2",
     "cuda": "#009E73",
 }
-CURVES = {"train": ("training", "#0072B2", "o"), "val": ("validation", "#D55E00", "s")}
+CURVES = {"train": ("#0072B2", "o"), "val": ("#D55E00", "s")}
 INK, FAINT, FRAME, GRID_LINE = "#222222", "#767676", "#B0B0B0", "#E5E5E5"
 SMALL: dict[str, Any] = {"fontsize": 8, "color": INK}
 LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def learning_curves(history: Mapping[str, Any]) -> Figure:
+def learning_curves(history: Mapping[str, Any], validation_name: str = "validation") -> Figure:
     """Loss and accuracy per epoch, side by side; a panel without any values is left out.
 
     `history` holds lists of one value per epoch under `train_loss`, `val_loss`, `train_accuracy`,
     `val_accuracy` (accuracies as fractions of 1; absent or empty lists are not drawn, NaN leaves a
-    gap) and, optionally, `best_epoch` (int, the first epoch is 1). Other keys are ignored.
+    gap) and, optionally, `best_epoch` (an int or a list of one, the first epoch is 1). Other keys are
+    ignored. `validation_name` is what the legend calls the `val_` curves.
     """
     curves = _history_curves(history)
     epochs = len(next(iter(curves.values())))
     best = history.get("best_epoch")
+    if isinstance(best, list) and len(best) == 1:  # as train.fit leaves it, among lists per epoch
+        best = best[0]
     if best is not None and not (_is_index(best, epochs + 1) and best >= 1):
         raise ValueError(f"history['best_epoch'] is {best!r}, wanted an int from 1 to {epochs}")
     panels = [kind for kind in ("loss", "accuracy") if any(key.endswith(kind) for key in curves)]
     figure = _figure(4.6 * len(panels), 3.5)
     for place, kind in enumerate(panels, start=1):
-        _draw_curves(figure.add_subplot(1, len(panels), place), kind, curves, best)
+        names = {"train": "training", "val": validation_name}
+        _draw_curves(figure.add_subplot(1, len(panels), place), kind, curves, names, best)
     return figure
 
 
@@ -350,16 +354,18 @@ def _history_curves(history: Mapping[str, Any]) -> dict[str, FloatArray]:
     return curves
 
 
-def _draw_curves(axes: Axes, kind: str, curves: Mapping[str, FloatArray], best: int | None) -> None:
+def _draw_curves(
+    axes: Axes, kind: str, curves: Mapping[str, FloatArray], names: Mapping[str, str], best: int | None
+) -> None:
     """Training and validation curve of `kind` ("loss" or "accuracy") with the best epoch marked."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     epochs = len(next(iter(curves.values())))
-    for part, (word, colour, marker) in CURVES.items():
+    for part, (colour, marker) in CURVES.items():
         values = curves.get(f"{part}_{kind}")
         if values is not None:
             style: dict[str, Any] = {"marker": marker if epochs <= 30 else "", "markersize": 3.5}
-            axes.plot(range(1, epochs + 1), values, color=colour, linewidth=1.6, label=word, **style)
+            axes.plot(range(1, epochs + 1), values, color=colour, linewidth=1.6, label=names[part], **style)
     if best is not None:
         axes.axvline(best, color=FAINT, linewidth=1, linestyle=":", label=f"best epoch ({best})")
     _tidy(axes, "y")

@@ -299,11 +299,8 @@ def test_the_cache_directory_is_named_by_the_digest_under_the_root_asked_for(mon
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "n"))
     assert directory() == tmp_path / "n" / f"kernels-{cache.sources_digest()}"
     monkeypatch.delenv("NUMBA_CACHE_DIR")
-    monkeypatch.setenv("NNKERNELS_CACHE", str(tmp_path / "k"))
-    assert directory().parent == tmp_path / "k" / "kernels"
-    monkeypatch.delenv("NNKERNELS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert directory().parent == tmp_path / "x" / "nnkernels" / "kernels"
+    assert directory().parent == tmp_path / "x" / "nnkernels"
 
 
 def test_kernels_are_cached_in_our_directory_and_the_users_setting_is_left_alone():

@@ -361,3 +361,13 @@ assert "matplotlib.pyplot" not in sys.modules
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_learning_curves_take_what_fit_returns_and_name_the_second_curve():
+    past = history() | {"best_epoch": [9]}
+    loss, _ = plot.learning_curves(past, "held out").axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == [
+        "training",
+        "held out",
+        "best epoch (9)",
+    ]

@@ -1,8 +1,6 @@
 """Measuring one op: how far its bodies are apart and how fast each is."""
 
-import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -12,10 +10,11 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops import checks
-from nnkernels.ops.mutants import uncompiled
 from nnkernels.ops.op import CPU_BODIES, Body, Op, Sample
+from nnkernels.ops.plain import plain_ops
 
 Arrays = tuple[Array | None, ...]
+cached_plain_ops = cache(plain_ops)
 
 BUDGET = 0.4  # seconds of timed calls per op, compiled bodies together
 LEAST_ROUNDS, MOST_ROUNDS = 5, 100
@@ -140,29 +139,6 @@ def timed(call: Callable[[], object], repeats: int) -> float:
 # --- plain Python ---
 
 
-@cache
-def python_ops() -> dict[str, Op]:
-    """Return OPS of a second import of ``ops`` in which nothing is compiled.
-
-    All rooms at once, since a room may call kernels of its neighbours.
-    """
-    package = "nnkernels.ops"
-
-    def ours() -> list[str]:
-        return [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
-
-    saved = {name: sys.modules.pop(name) for name in ours()}
-    try:
-        with uncompiled():
-            table: dict[str, Op] = importlib.import_module(package).OPS
-    finally:
-        for name in ours():
-            del sys.modules[name]
-        sys.modules.update(saved)
-        sys.modules["nnkernels"].ops = saved[package]  # type: ignore[attr-defined]  # the import had replaced it
-    return table
-
-
 def plain_python(
     op: Op, target: Sample, rng: np.random.Generator, backward: bool
 ) -> tuple[Sample, tuple[float, float], float, bool]:
@@ -173,7 +149,7 @@ def plain_python(
     """
     dtype = next(a.dtype for a in target.arrays if a is not None and a.dtype.kind == "f")
     sample = max(op.samples(rng, dtype), key=lambda s: work(op, s))
-    body = python_ops()[op.name].loops
+    body = cached_plain_ops()[op.name].loops
     with np.errstate(all="ignore"):  # NumPy scalars warn where compiled code is silent
         error = largest_error(results(op, body, sample, backward), results(op, op.loops, sample, backward))
         seconds = interleaved({"python": caller(op, body, sample, backward)}, PYTHON_BUDGET)["python"]

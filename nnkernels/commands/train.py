@@ -226,7 +226,7 @@ def metrics(
 
 def draw(finished: Run, split: data.Split, logits: Array, out: Path) -> None:
     """Write the four pictures."""
-    plot.save(plot.learning_curves(finished.history), out / "curves.png", DPI)
+    plot.save(plot.learning_curves(finished.history, "held out"), out / "curves.png", DPI)
     weights = finished.model.conv1.weight.data
     plot.save(plot.filters(weights, "Filters of the first layer"), out / "filters.png", DPI)
     plot.save(activations(finished.model, split), out / "activations.png", DPI)

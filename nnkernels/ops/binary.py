@@ -15,7 +15,7 @@ import numpy as np
 
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats
 
@@ -163,7 +163,7 @@ def spread(x: Array, shape: tuple[int, ...]) -> Array:
     return (x if x.shape == shape else np.ascontiguousarray(np.broadcast_to(x, shape))).reshape(-1)
 
 
-def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
+def make_tuned(f: Scalar, df1: Scalar, df2: Scalar, serial_below: int) -> Body:
     """Return the body with a contiguous innermost loop, chunks shared among threads.
 
     Bound: memory traffic. Backward writes the unreduced gradient and hands it to NumPy's pairwise sum when
@@ -218,7 +218,7 @@ def make_tuned(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
         if y.size == 0:
             return (y,)
         flat1, flat2 = x1.reshape(-1), x2.reshape(-1)
-        if y.size < SERIAL_BELOW:
+        if y.size < serial_below:
             forward_chunk(flat1, flat2, sizes, steps1, steps2, 0, y.reshape(-1))
         else:
             forward_parallel(flat1, flat2, sizes, steps1, steps2, y.reshape(-1))
@@ -389,7 +389,7 @@ def make_op(
         yield BadInput(TypeError, "one dtype, got float64 and float32", (x, np.ones(3, np.float32)))
 
     def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-        yield pair(rng, (64, 6, 28, 28), (64, 6, 28, 28), dtype)
+        yield pair(rng, (64, 32, 28, 28), (64, 32, 28, 28), dtype)
         yield pair(rng, (64, 6, 28, 28), (6, 1, 1), dtype)
 
     def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array]) -> Array:
@@ -406,7 +406,7 @@ def make_op(
         name=name,
         loops=make_loops(f, df1, df2),
         vectorized=make_vectorized(*(numpy or (f, df1, df2))),
-        tuned=make_tuned(f, df1, df2),
+        tuned=make_tuned(f, df1, df2, SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP),
         check=lambda x1, x2: check(name, x1, x2),
         samples=samples,
         bad_inputs=bad_inputs,

@@ -1,16 +1,13 @@
 """Planted faults: proof that the table's checks can fail.
 
-A mutant is an edit of one line in an op's source. The edited room is loaded beside the real one, as plain
-Python (nothing is compiled, so a mutant costs milliseconds), and its faulty body goes through the checks.
-A mutant that passes them all means that the checks are too weak.
+A mutant is an edit of one line in an op's source. The ops are imported a second time with the edit in place,
+as plain Python: nothing is compiled, so a mutant costs a fraction of a second, and a faulty index raises
+instead of writing anywhere. Then its faulty body goes through the checks. A mutant that passes them all means
+that the checks are too weak.
 """
 
-import importlib
 import importlib.abc
-import sys
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -18,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine import jit
 from nnkernels.ops import checks
 from nnkernels.ops.op import BodyName, Mutant, Op
+from nnkernels.ops.plain import plain_ops
 
 ROOM = Path(__file__).parent
 RECORDS = "\n# --- record"  # below this line a file declares its mutants: their texts do not count
@@ -34,20 +31,6 @@ def mutated_source(mutant: Mutant) -> str:
         raise ValueError(f"mutant {mutant.name!r}: {mutant.old!r} occurs {code.count(mutant.old)} times in "
                          f"{mutant.file}, must be once")  # fmt: skip
     return code.replace(mutant.old, mutant.new) + mark + records
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Make the compiling decorators return the Python function as it is."""
-    decorators = ("inline", "jit", "jit_elementwise", "jit_tuned", "jit_parallel")
-    saved = {name: getattr(jit, name) for name in decorators}
-    for name in decorators:
-        setattr(jit, name, lambda function: function)
-    try:
-        yield
-    finally:
-        for name, decorator in saved.items():
-            setattr(jit, name, decorator)
 
 
 class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -66,26 +49,9 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def load(op: Op, mutant: Mutant) -> Op:
-    """Return ``op`` with the mutant's body in place of the sound one.
-
-    The whole room is imported anew, so that the fault reaches every file of it that uses the faulty one.
-    """
+    """Return ``op`` with the mutant's body in place of the sound one."""
     name = "nnkernels.ops." + mutant.file.removesuffix(".py").replace("/", ".")
-    room = ".".join(name.split(".")[:3])
-    saved = {m: sys.modules.pop(m) for m in list(sys.modules) if m == room or m.startswith(room + ".")}
-    package = sys.modules["nnkernels.ops"]
-    attribute = getattr(package, room.rpartition(".")[2])
-    finder = MutantFinder(name, mutant)
-    sys.meta_path.insert(0, finder)
-    try:
-        with uncompiled():
-            faulty: Op = getattr(importlib.import_module(room), op.name)
-    finally:
-        sys.meta_path.remove(finder)
-        for m in [m for m in sys.modules if m == room or m.startswith(room + ".")]:
-            del sys.modules[m]
-        sys.modules.update(saved)
-        setattr(package, room.rpartition(".")[2], attribute)  # importing a submodule had replaced it
+    faulty = plain_ops(MutantFinder(name, mutant))[op.name]
     bodies: dict[str, Any] = {mutant.body: getattr(faulty, mutant.body)}
     return replace(op, **bodies)
 

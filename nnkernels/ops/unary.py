@@ -16,7 +16,7 @@ import numpy as np
 from nnkernels.machine import exponential
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, number
 
@@ -41,7 +41,7 @@ def make_loops(f: Scalar, df: Scalar, default: float) -> Body:
     return make_body(forward_kernel, backward_kernel, default)
 
 
-def make_tuned(f: Scalar, df: Scalar, default: float) -> Body:
+def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int) -> Body:
     """Return the body that cuts the array into chunks, one L1 cache each, and shares them among threads.
 
     Bound: memory traffic; forward reads and writes every element once, backward reads up to three arrays.
@@ -70,11 +70,11 @@ def make_tuned(f: Scalar, df: Scalar, default: float) -> Body:
             backward_chunk(dy[i:j], x[i:j], y[i:j], a, dx[i:j])
 
     def forward_kernel(x: Array, a: float, y: Array) -> None:
-        kernel = forward_chunk if x.size < SERIAL_BELOW else forward_parallel
+        kernel = forward_chunk if x.size < serial_below else forward_parallel
         kernel(x, a, y)
 
     def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
-        kernel = backward_chunk if x.size < SERIAL_BELOW else backward_parallel
+        kernel = backward_chunk if x.size < serial_below else backward_parallel
         kernel(dy, x, y, a, dx)
 
     return make_body(forward_kernel, backward_kernel, default)
@@ -296,6 +296,7 @@ def make_op(
             yield BadInput(ValueError, f"{attribute} must be finite", (np.ones(3),), nan)
 
     def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+        yield Sample("64x32x28x28", (values(rng, (64, 32, 28, 28), dtype),))
         yield Sample("64x6x28x28", (values(rng, (64, 6, 28, 28), dtype),))
         yield Sample("16 Mi", (values(rng, (1 << 24,), dtype),))
 
@@ -308,11 +309,12 @@ def make_op(
         return dx
 
     numpy_f, numpy_df = numpy or (f, df)
+    serial_below = SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP
     op = Op(
         name=name,
         loops=make_loops(f, df, default),
         vectorized=make_vectorized(numpy_f, numpy_df, default),
-        tuned=make_tuned(tuned or f, df, default),
+        tuned=make_tuned(tuned or f, df, default, serial_below),
         check=check,
         samples=samples,
         bad_inputs=bad_inputs,
