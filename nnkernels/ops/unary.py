@@ -296,7 +296,8 @@ def make_op(
             yield BadInput(ValueError, f"{attribute} must be finite", (np.ones(3),), nan)
 
     def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-        yield Sample("64x32x28x28", (values(rng, (64, 32, 28, 28), dtype),))
+        if serial_below > SERIAL_BELOW:  # the first sample is one that threads share
+            yield Sample("64x32x28x28", (values(rng, (64, 32, 28, 28), dtype),))
         yield Sample("64x6x28x28", (values(rng, (64, 6, 28, 28), dtype),))
         yield Sample("16 Mi", (values(rng, (1 << 24,), dtype),))
 
