@@ -95,11 +95,9 @@ def test_flops_and_bytes_are_counted(name):
         assert op.bytes(sample.arrays, outputs[0]) >= 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not OPS[name].inplace])
 def test_strided_big_endian_and_read_only_arrays_give_the_same_answer(name):
-    op = OPS[name]
-    if op.inplace:
-        pytest.skip("update steps demand plain arrays: a bad input of theirs")
+    op = OPS[name]  # update steps demand plain arrays; others are among their bad inputs
     for sample in samples(name, np.float32):
         wanted = op(*sample.arrays, **sample.attributes)
         for disguise in (strided, big_endian, read_only):
