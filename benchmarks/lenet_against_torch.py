@@ -42,16 +42,9 @@ class TorchLeNet5(torch.nn.Module):
         return self.fc3(TF.relu(self.fc2(x)))
 
 
-def our_step(model, optimizer, x, y):
-    loss = F.cross_entropy(model(x), y)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def torch_step(model, optimizer, x, y):
-    loss = TF.cross_entropy(model(x), y)
+def step(model, optimizer, cross_entropy, x, y):
+    """Take one training step, the same lines for both libraries; return the loss."""
+    loss = cross_entropy(model(x), y)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -68,12 +61,13 @@ def time_steps(batch_size, rounds):
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
     times = {"ours": [], "torch": []}
     for i in range(rounds + 10):
-        for name, step in (
-            ("ours", lambda: our_step(ours, a, x, y)), ("torch", lambda: torch_step(theirs, b, tx, ty))
-        ):  # fmt: skip
+        for name, take in (
+            ("ours", lambda: step(ours, a, F.cross_entropy, x, y)),
+            ("torch", lambda: step(theirs, b, TF.cross_entropy, tx, ty)),
+        ):
             start = time.perf_counter()
             for _ in range(5):  # several in a row: a switch of thread pools costs the first one
-                step()
+                take()
             if i >= 10:
                 times[name].append((time.perf_counter() - start) / 5 * 1e3)
     return {name: statistics.median(t) for name, t in times.items()}
@@ -88,7 +82,7 @@ def torch_run(split, epochs, seed):
     start = time.perf_counter()
     for _ in range(epochs):
         for x, y in batches(split, seed):
-            torch_step(model, optimizer, torch.from_numpy(x), torch.from_numpy(y))
+            step(model, optimizer, TF.cross_entropy, torch.from_numpy(x), torch.from_numpy(y))
         with torch.no_grad():
             predicted = model(x_test).argmax(1).numpy()
     return time.perf_counter() - start, float((predicted == split.y_test).mean())
@@ -101,7 +95,7 @@ def our_run(split, epochs, seed):
     start = time.perf_counter()
     for _ in range(epochs):
         for x, y in batches(split, seed):
-            our_step(model, optimizer, x, y)
+            step(model, optimizer, F.cross_entropy, x, y)
         accuracy = train.evaluate(model, split.x_test, split.y_test).accuracy
     return time.perf_counter() - start, accuracy
 

@@ -151,7 +151,7 @@ def property_test(**strategies):
     return wrap
 
 
-def agree(name, *shapes, attributes=None):
+def assert_bodies_agree(name, *shapes, attributes=None):
     g = rng()
     arrays = tuple(np.asarray(g.standard_normal(s), np.float64) for s in shapes)
     for body in CPU_BODIES:
@@ -168,12 +168,12 @@ size = st.integers(1, 6)
 )  # fmt: skip
 def test_conv2d_agrees_on_any_shape(n, c, h, w, k, r, s, stride, padding):
     attributes = {"stride": stride, "padding": padding}
-    agree("conv2d", (n, c, h, w), (k, c, r, s), (k,), attributes=attributes)
+    assert_bodies_agree("conv2d", (n, c, h, w), (k, c, r, s), (k,), attributes=attributes)
 
 
 @property_test(m=st.integers(0, 40), k=st.integers(0, 40), p=st.integers(0, 70))
 def test_matmul_agrees_on_any_shape(m, k, p):
-    agree("matmul", (m, k), (k, p))
+    assert_bodies_agree("matmul", (m, k), (k, p))
 
 
 @property_test(
@@ -183,4 +183,4 @@ def test_matmul_agrees_on_any_shape(m, k, p):
 def test_broadcasting_agrees_on_any_pair_of_shapes(shape, stretch1, stretch2, drop):
     first = tuple(1 if s else n for n, s in zip(shape, stretch1))
     second = tuple(1 if s else n for n, s in zip(shape, stretch2))[drop:]
-    agree("mul", first, second)
+    assert_bodies_agree("mul", first, second)
