@@ -679,3 +679,20 @@ def test_an_error_in_forward_leaves_inputs_and_gradients_untouched():
     np.testing.assert_array_equal(x, before)
     assert all(np.array_equal(v, state[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_plain_tensor_cannot_take_a_parameters_place():
+    layer = nn.Linear(2, 3, rng=0)
+    weight = layer.weight
+    with pytest.raises(TypeError, match="weight is a Parameter of Linear; assign a Parameter"):
+        layer.weight = nnk.Tensor(np.zeros((3, 2), np.float32))
+    assert layer.weight is weight
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+
+
+def test_forward_may_take_options():
+    class Scaled(nn.Module):
+        def forward(self, x, *, factor=1):
+            return x * factor
+
+    assert Scaled()(nnk.tensor([2.0]), factor=3).item() == 6

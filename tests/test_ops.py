@@ -109,6 +109,17 @@ def test_strided_big_endian_and_read_only_arrays_give_the_same_answer(name):
                 assert a is None or np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_call_without_its_arrays_is_named_after_the_op(name):
+    op = OPS[name]
+    sample = next(samples(name, np.float32))
+    for wrong in ((), (None, *sample.arrays[1:])):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}(\(\)|:) "):
+            op(*wrong, **sample.attributes)
+    with pytest.raises(TypeError, match=rf"^{name}.*'colour'"):
+        op(*sample.arrays, **sample.attributes, colour="red")
+
+
 def strided(a):
     wide = np.zeros((*a.shape, 2), a.dtype)
     wide[..., 1] = a

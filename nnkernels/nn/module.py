@@ -29,6 +29,11 @@ class Parameter(Tensor):
         super().__init__(as_kernel_array(array), requires_grad=True)
 
 
+def _undefined(self: Any, *inputs: Any, **options: Any) -> Any:
+    """Stand in for ``forward`` where a module does not define it."""
+    raise TypeError(f"{type(self).__name__} does not define forward")
+
+
 class Module:
     """Base class of layers and networks.
 
@@ -56,6 +61,9 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"call super().__init__() before assigning {type(self).__name__}.{name}")
+        if name in self._parameters and isinstance(value, Tensor) and not isinstance(value, Parameter):
+            # It would no longer be learnt, without a word.
+            raise TypeError(f"{name} is a Parameter of {type(self).__name__}; assign a Parameter, or None")
         still_buffer = name in self._buffers and isinstance(value, np.ndarray)  # computed anew
         self._forget(name)
         if still_buffer:
@@ -79,13 +87,12 @@ class Module:
         setattr(self, name, value)
         self._buffers[name] = value
 
-    def forward(self, *inputs: Any) -> Any:
-        """Return the module's output; every module defines it."""
-        raise TypeError(f"{type(self).__name__} does not define forward")
+    # Declared as a value, so that subclasses may give forward any parameters they like.
+    forward: Callable[..., Any] = _undefined
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run ``forward``, then the hooks."""
-        y = self.forward(*inputs)
+        y = self.forward(*inputs, **options)
         for hook in self._forward_hooks:
             hook(self, inputs, y)
         return y

@@ -16,7 +16,7 @@ from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.ops.matmul.tuned import gemm_nt, transposed
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import floats, rank
+from nnkernels.ops.validate import floats, given, rank
 
 Grads = tuple[Array | None, Array | None, Array | None]
 Inputs = tuple[Array, Array, Array | None]
@@ -141,7 +141,7 @@ def linear_backward_tuned(
 
 
 def check(x: Array, w: Array, b: Array | None = None) -> None:
-    floats("linear", x=x, w=w, b=b)
+    floats("linear", x=x, w=w, **given(b=b))
     rank("linear", "w", w, 2, "(out_features, in_features)")
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
         raise ValueError(

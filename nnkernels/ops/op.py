@@ -1,5 +1,6 @@
 """The record of one operation: one formula, several bodies, and what tests and benchmarks need to know."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -123,7 +124,11 @@ class Op:
 
     def prepare(self, arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> tuple[Array | None, ...]:
         """Return the arrays as kernels want them, after checking them and the attributes."""
-        self.check(*arrays, **attributes)
+        try:
+            self.check(*arrays, **attributes)
+        except TypeError as error:
+            # A wrong call is named after the op, not after the function that happens to check it.
+            raise TypeError(re.sub(r"^\S*\(\)", f"{self.name}()", str(error))) from None
         for i in self.inplace:
             a = arrays[i]
             if a is not None and not (a.flags.carray and a.dtype.isnative):

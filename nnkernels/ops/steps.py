@@ -26,7 +26,7 @@ from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, pr
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import fail_type, floats, number
+from nnkernels.ops.validate import fail_type, floats, given, number
 
 Betas = tuple[float, float]
 Coefficients = tuple[Any, ...]  # scalars of the parameter's dtype: a float64 would widen the arithmetic
@@ -246,10 +246,10 @@ def adam_tuned(param: Array, grad: Array, m: Array, v: Array, coefficients: Coef
 # --- records ---
 
 
-def check_arrays(op: str, param: Array, **others: Array | None) -> None:
+def check_arrays(op: str, param: Array, **others: Array) -> None:
     floats(op, param=param, **others)
     for name, a in others.items():
-        if a is not None and a.shape != param.shape:
+        if a.shape != param.shape:
             raise ValueError(f"{op}: {name} must have param's shape {param.shape}, got {a.shape}")
 
 
@@ -257,7 +257,7 @@ def check_sgd(
     param: Array, grad: Array, velocity: Array | None = None, *, lr: float, momentum: float = 0.0,
     dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, first: bool = False,
 ) -> None:  # fmt: skip
-    check_arrays("sgd_step", param, grad=grad, velocity=velocity)
+    check_arrays("sgd_step", param, grad=grad, **given(velocity=velocity))
     number("sgd_step", "lr", lr, least=0)
     number("sgd_step", "momentum", momentum, least=0)
     number("sgd_step", "dampening", dampening)

@@ -22,11 +22,9 @@ def fail_type(op: str, argument: str, value: Any, wanted: str) -> NoReturn:
 
 
 def floats(op: str, **arrays: Array | None) -> None:
-    """Demand float32 or float64 arrays, all of one dtype; None is passed over."""
+    """Demand float32 or float64 arrays, all of one dtype."""
     first = None
     for name, a in arrays.items():
-        if a is None:
-            continue
         if not isinstance(a, np.ndarray):
             if hasattr(a, "__cuda_array_interface__"):
                 continue
@@ -41,6 +39,11 @@ def floats(op: str, **arrays: Array | None) -> None:
                 f"{op}: {first_name} and {name} must have one dtype, got float{8 * first} and "
                 f"float{8 * kind.itemsize}; convert one with astype"
             )
+
+
+def given(**arrays: Array | None) -> dict[str, Array]:
+    """Return the optional arrays that are there."""
+    return {name: a for name, a in arrays.items() if a is not None}
 
 
 def rank(op: str, name: str, a: Array, ndim: int, shape: str) -> None:

@@ -19,7 +19,7 @@ from nnkernels.ops.conv2d.shapes import Pair, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import check_pair, floats, output_size, rank
+from nnkernels.ops.validate import check_pair, floats, given, output_size, rank
 
 # --- records ---
 
@@ -27,7 +27,7 @@ from nnkernels.ops.validate import check_pair, floats, output_size, rank
 def check(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
 ) -> None:
-    floats("conv2d", x=x, w=w, b=b)
+    floats("conv2d", x=x, w=w, **given(b=b))
     rank("conv2d", "x", x, 4, "(N, C, H, W)")
     rank("conv2d", "w", w, 4, "(out_channels, in_channels, R, S)")
     if w.size == 0:
