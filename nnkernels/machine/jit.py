@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
-from numba import prange
-from numba.extending import register_jitable
+from numba import prange, types
+from numba.extending import overload, register_jitable
 
 from nnkernels.machine.cache import cache_directory
 
-__all__ = ["inline", "jit", "jit_elementwise", "jit_parallel", "jit_tuned", "prange"]
+__all__ = ["inline", "jit", "jit_elementwise", "jit_parallel", "jit_tuned", "prange", "typed"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,3 +65,26 @@ def inline(function: F) -> F:
     """Mark a scalar function for use inside kernels; in Python it stays the plain function."""
     marked: F = register_jitable(function)
     return marked
+
+
+def typed(value: float, x: Any) -> Any:
+    """Return ``value`` in the float type of x, for use inside kernels.
+
+    Numba takes float32 with an integer literal to float64, and half of a vector register is lost.
+    """
+    return x.dtype.type(value)
+
+
+@overload(typed)  # type: ignore[untyped-decorator]
+def _choose_typed(value: float, x: Any) -> Any:
+    return _typed32 if x == types.float32 else _typed64
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _typed32(value: float, x: Any) -> Any:
+    return types.float32(value)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _typed64(value: float, x: Any) -> Any:
+    return types.float64(value)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine import exponential
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
+from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -136,7 +136,7 @@ def neg_f(x: Any, a: Any) -> Any:
 
 @inline
 def neg_df(x: Any, y: Any, a: Any) -> Any:
-    return a - 1  # a is 0 in x's dtype, so this is -1 in x's dtype
+    return typed(-1, x)
 
 
 @inline
@@ -161,7 +161,7 @@ def log_f(x: Any, a: Any) -> Any:
 
 @inline
 def log_df(x: Any, y: Any, a: Any) -> Any:
-    return 1 / x
+    return typed(1, x) / x
 
 
 @inline
@@ -181,7 +181,7 @@ def relu_f(x: Any, a: Any) -> Any:
 
 @inline
 def relu_df(x: Any, y: Any, a: Any) -> Any:
-    return a + 1 if x > 0 else a  # a is 0 in x's dtype; the slope at 0 is taken as 0
+    return typed(1, x) if x > 0 else typed(0, x)  # at the kink, 0
 
 
 @inline
@@ -191,7 +191,7 @@ def leaky_relu_f(x: Any, a: Any) -> Any:
 
 @inline
 def leaky_relu_df(x: Any, y: Any, a: Any) -> Any:
-    return a * 0 + 1 if x > 0 else a
+    return typed(1, x) if x > 0 else a
 
 
 @inline
@@ -204,12 +204,13 @@ def sigmoid_f(x: Any, a: Any) -> Any:
 @inline
 def sigmoid_tuned(x: Any, a: Any) -> Any:
     e = exponential.exp(-abs(x))
-    return (e if x < 0 else e * 0 + 1) / (e + 1)
+    one = typed(1, x)
+    return (e if x < 0 else one) / (one + e)
 
 
 @inline
 def sigmoid_df(x: Any, y: Any, a: Any) -> Any:
-    return y * (1 - y)
+    return y * (typed(1, y) - y)
 
 
 @inline
@@ -220,14 +221,13 @@ def tanh_f(x: Any, a: Any) -> Any:
 @inline
 def tanh_tuned(x: Any, a: Any) -> Any:
     e = exponential.expm1(abs(x + x))
-    t = e / (e + 2)
-    t = a + 1 if e > 1e9 else t  # a is 0; beyond, t would round to 1 and e may be infinite
+    t = typed(1, x) if e > typed(1e9, x) else e / (e + typed(2, x))  # e may be infinite
     return -t if x < 0 else t
 
 
 @inline
 def tanh_df(x: Any, y: Any, a: Any) -> Any:
-    return 1 - y * y
+    return typed(1, y) - y * y
 
 
 def relu_numpy(x: Array, a: Any) -> Array:
@@ -354,7 +354,12 @@ exp = make_op(
     ),
 )
 log = make_op(
-    "log", log_f, log_df, low=0.0, flops=16, mutants=(mutant("ln'(x) = x", "return 1 / x", "return x"),)
+    "log",
+    log_f,
+    log_df,
+    low=0.0,
+    flops=16,
+    mutants=(mutant("ln'(x) = x", "return typed(1, x) / x", "return x"),),
 )
 sin = make_op(
     "sin",
@@ -369,9 +374,7 @@ relu = make_op(
     relu_df,
     numpy=(relu_numpy, step_numpy),
     mutants=(
-        mutant(
-            "gradient passes everywhere", "return a + 1 if x > 0 else a ", "return a + 1 if x > -9 else a "
-        ),
+        mutant("gradient passes everywhere", "if x > 0 else typed(0, x)", "if x > -9 else typed(0, x)"),
         mutant(
             "cotangent ignored",
             "dx[i] = dy[i] * df(x[i], y[i], a)\n\n    return",
@@ -395,8 +398,8 @@ leaky_relu = make_op(
     mutants=(
         mutant(
             "slope forgotten backward",
-            "return a * 0 + 1 if x > 0 else a\n",
-            "return a * 0 + 1 if x > 0 else a * 0\n",
+            "if x > 0 else a\n\n\n@inline\ndef sigmoid_f",
+            "if x > 0 else a * 0\n\n\n@inline\ndef sigmoid_f",
         ),
         mutant("attribute ignored", "return x.dtype.type(value)", "return x.dtype.type(default)"),
     ),
@@ -409,7 +412,7 @@ sigmoid = make_op(
     numpy=(sigmoid_numpy, sigmoid_df),
     flops=20,
     mutants=(
-        mutant("missing factor 1 - y", "return y * (1 - y)", "return y"),
+        mutant("missing factor 1 - y", "return y * (typed(1, y) - y)", "return y"),
         mutant("branches swapped", "return 1 / (1 + e) if x >= 0", "return 1 / (1 + e) if x < 0"),
     ),
 )
@@ -420,7 +423,7 @@ tanh = make_op(
     tuned=tanh_tuned,
     flops=20,
     mutants=(
-        mutant("square forgotten", "return 1 - y * y", "return 1 - y"),
+        mutant("square forgotten", "return typed(1, y) - y * y", "return typed(1, y) - y"),
         mutant("odd symmetry lost", "return -t if x < 0 else t", "return t", "tuned"),
     ),
 )

@@ -51,7 +51,8 @@ def sample(
     bias: bool = True, **attributes: Any,
 ) -> Sample:  # fmt: skip
     arrays = tuple(np.asarray(rng.standard_normal(s), dtype) for s in (x, w, w[:1]))
-    return Sample(f"{x} * {w} {attributes}", arrays if bias else (*arrays[:2], None), attributes)
+    label = f"{x} * {w}" + (f" {attributes}" if attributes else "")
+    return Sample(label, arrays if bias else (*arrays[:2], None), attributes)
 
 
 def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
