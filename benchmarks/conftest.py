@@ -3,6 +3,7 @@
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.pop("node", None)
+    machine_info["cpu"].pop("flags", None)
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
