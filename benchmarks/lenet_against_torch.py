@@ -123,11 +123,17 @@ def main():
         runs.append({"seed": seed, "ours": ours, "torch": theirs})
         print(f"{arguments.epochs} epochs, seed {seed}: ours {ours[0]:.1f} s, {ours[1]:.1%}; "
               f"torch {theirs[0]:.1f} s, {theirs[1]:.1%} of 1000 held-out digits")  # fmt: skip
-    io.write_json(RESULTS, {
-        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": nnk.get_num_threads(), "torch": torch.__version__, "step_ms": steps, "initial_weights": "PyTorch's, the same for both",
-        "epochs": arguments.epochs, "runs_seconds_accuracy": runs,
-    })  # fmt: skip
+    results = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": nnk.get_num_threads(),
+        "torch": torch.__version__,
+        "step_ms": steps,
+        "epochs": arguments.epochs,
+        "initial_weights": "PyTorch's, the same for both",
+        "runs_seconds_accuracy": runs,
+    }
+    io.write_json(RESULTS, results)
 
 
 if __name__ == "__main__":
