@@ -120,6 +120,15 @@ def test_a_call_without_its_arrays_is_named_after_the_op(name):
         op(*sample.arrays, **sample.attributes, colour="red")
 
 
+def test_subclasses_of_ndarray_work_or_are_refused(tmp_path):
+    x = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
+    x.tofile(tmp_path / "x")
+    mapped = np.memmap(tmp_path / "x", np.float32, "r", shape=(2, 3))
+    np.testing.assert_array_equal(OPS["relu"](mapped), np.maximum(x, 0))
+    with pytest.raises(TypeError, match="relu: x must be an array without a mask"):
+        OPS["relu"](np.ma.masked_less(x, 0))
+
+
 def strided(a):
     wide = np.zeros((*a.shape, 2), a.dtype)
     wide[..., 1] = a

@@ -106,6 +106,7 @@ def as_kernel_array(array: Array) -> Array:
     Copies only when it must; a writable copy of a read-only array spares a second compilation of every
     kernel, since Numba gives read-only arrays a type of their own.
     """
-    if array.flags.carray and array.dtype.isnative:
+    if type(array) is np.ndarray and array.flags.carray and array.dtype.isnative:
         return array
+    array = np.asarray(array)  # a memmap or matrix is a type of its own to Numba, too
     return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])

@@ -25,10 +25,13 @@ def floats(op: str, **arrays: Array | None) -> None:
     """Demand float32 or float64 arrays, all of one dtype."""
     first = None
     for name, a in arrays.items():
-        if not isinstance(a, np.ndarray):
+        if type(a) is not np.ndarray:
             if hasattr(a, "__cuda_array_interface__"):
                 continue
-            fail_type(op, name, a, "a NumPy array or a Tensor")
+            if isinstance(a, np.ma.MaskedArray):
+                fail_type(op, name, a, "an array without a mask (fill it first)")
+            if not isinstance(a, np.ndarray):
+                fail_type(op, name, a, "a NumPy array or a Tensor")
         kind = a.dtype
         if kind.kind != "f" or kind.itemsize not in (4, 8):
             fail_type(op, name, a, "float32 or float64")
