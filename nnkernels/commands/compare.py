@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     text = "error and speed of an op's bodies: plain Python, loops, vectorized, tuned"
     parser = commands.add_parser("compare", help=text, description=text)
     parser.add_argument("op", nargs="?", metavar="OP", help=f"one of {', '.join(OPS)}")
-    parser.add_argument("--all", action="store_true", help="every op, about a second for each")
+    parser.add_argument("--all", action="store_true", help="every op, about two seconds for each")
     parser.add_argument("--backward", action="store_true", help="gradients instead of the forward pass")
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)"

@@ -16,10 +16,11 @@ from nnkernels.ops.plain import plain_ops
 Arrays = tuple[Array | None, ...]
 cached_plain_ops = cache(plain_ops)
 
-BUDGET = 0.4  # seconds of timed calls per op, compiled bodies together
-LEAST_ROUNDS, MOST_ROUNDS = 5, 100
+ROUNDS = 3  # turns of each body
+# A turn lasts long enough to let the machine settle. The thread pool of the body before spins on for a while
+# (OpenBLAS's about 0.1 s), and threads that were woken on one core must be moved apart.
+SETTLE, TURN = 0.15, 0.05  # seconds of untimed, then of timed calls
 BLOCK = 5e-4  # seconds: short calls are timed in blocks of about this length, far above the clock's step
-PYTHON_BUDGET = 0.1  # seconds of timed calls of plain Python
 
 
 class Measurement(NamedTuple):
@@ -115,17 +116,29 @@ def caller(op: Op, body: Body, sample: Sample, backward: bool) -> Callable[[], o
     return lambda: pull_back(dy, outputs, arrays, needs, **attributes)
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
+def interleaved(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Return the median seconds of each call, the calls taking turns: drifts of the clock hit all alike."""
-    repeats, once = {}, 0.0
-    for name, call in calls.items():
+    for call in calls.values():
         call()  # compiles
-        seconds = min(timed(call, 1) for _ in range(2))
-        repeats[name] = max(1, int(BLOCK / max(seconds, 1e-9)))
-        once += repeats[name] * seconds
-    rounds = min(max(int(budget / once), LEAST_ROUNDS), MOST_ROUNDS)
-    blocks = [{name: timed(call, repeats[name]) for name, call in calls.items()} for _ in range(rounds)]
-    return {name: statistics.median(block[name] for block in blocks) for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            times[name] += turn(call)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def turn(call: Callable[[], object]) -> list[float]:
+    """Return the seconds of a call, measured again and again for one turn."""
+    start = time.perf_counter()
+    once = timed(call, 1)
+    while time.perf_counter() - start < SETTLE:
+        once = min(once, timed(call, 1))
+    repeats = max(1, int(BLOCK / max(once, 1e-9)))
+    start = time.perf_counter()
+    times = [timed(call, repeats)]
+    while time.perf_counter() - start < TURN:
+        times.append(timed(call, repeats))
+    return times
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
@@ -152,7 +165,7 @@ def plain_python(
     body = cached_plain_ops()[op.name].loops
     with np.errstate(all="ignore"):  # NumPy scalars warn where compiled code is silent
         error = largest_error(results(op, body, sample, backward), results(op, op.loops, sample, backward))
-        seconds = interleaved({"python": caller(op, body, sample, backward)}, PYTHON_BUDGET)["python"]
+        seconds = statistics.median(turn(caller(op, body, sample, backward)))
     if not work(op, target):
         return sample, error, seconds, False
     return sample, error, seconds * work(op, target) / work(op, sample), True

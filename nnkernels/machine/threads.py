@@ -14,7 +14,7 @@ import numba
 # (training LeNet on two busy cores took 161 s instead of 4). A shorter spin costs nothing on an idle machine.
 # Read when the first parallel kernel runs; whoever has chosen a policy keeps it.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 CHUNK = 8192  # elements of an elementwise chunk: 32 KiB of float32, an L1 cache
 # Elements below which starting threads costs more than it saves: for work of about 1 ns an element (exp, a
