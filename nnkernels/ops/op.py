@@ -36,11 +36,6 @@ def use_backend(name: BodyName) -> Iterator[None]:
         _backend.reset(token)
 
 
-def current_backend() -> BodyName:
-    """Return the name of the body that NumPy arrays run through."""
-    return _backend.get()
-
-
 class Body(NamedTuple):
     """One algorithm for an op.
 

@@ -173,10 +173,9 @@ def unpack_input_gradient(planes: Array, a: int, b: int, g: Geometry, first: int
                     dx[to + j * step] = planes[at + j]
 
 
-def group_numbers(g: Geometry) -> tuple[int, int]:
-    """Return the number of groups, and of slots that they are dealt to (see ``tuned``)."""
-    groups = -(-g.N // g.images)
-    return groups, min(groups, SLOTS)
+def slot_count(g: Geometry) -> int:
+    """Return the number of slots that the groups are dealt to (see ``tuned``)."""
+    return min(-(-g.N // g.images), SLOTS)
 
 
 def flat(a: Any) -> Array:

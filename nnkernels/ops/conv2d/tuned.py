@@ -21,12 +21,12 @@ from nnkernels.ops.conv2d.planes import (
     flat,
     geometry,
     gradient_offsets,
-    group_numbers,
     input_offsets,
     pack_gradient,
     pack_input,
     padded_matrix,
     round_up,
+    slot_count,
     unpack_input_gradient,
     unpack_output,
 )  # fmt: skip
@@ -118,7 +118,7 @@ def conv2d_forward_tuned(
     bias = np.zeros(rows, x.dtype)
     if b is not None:
         bias[: g.K] = b
-    _, slots = group_numbers(g)
+    slots = slot_count(g)
     src = empty((slots, g.C * g.phases_h * g.phases_w * g.plane), x.dtype)
     out = empty((slots, rows * g.plane), x.dtype)
     weights = padded_matrix(w.reshape(g.K, -1))
@@ -149,7 +149,7 @@ def dx_parallel(
 
 def input_gradient(dy: Array, w: Array, g: Geometry, dx: Array) -> None:
     """Write dx, one phase of the input after the other."""
-    _, slots = group_numbers(g)
+    slots = slot_count(g)
     rows = round_up(g.C, TILE)
     src = empty((slots, g.K * (g.plane + g.margin) + LANES), dy.dtype)
     out = empty((slots, rows * g.plane), dy.dtype)
@@ -192,7 +192,7 @@ def dw_parallel(
 
 def weight_gradient(dy: Array, x: Array, g: Geometry) -> tuple[Array, Array]:
     """Return dw (K, C, R, S) and db (K)."""
-    _, slots = group_numbers(g)
+    slots = slot_count(g)
     rows = round_up(g.K, TILE)
     offsets = input_offsets(g)
     src = empty((slots, g.C * g.phases_h * g.phases_w * g.plane), x.dtype)
