@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.jit import jit, jit_tuned
-from nnkernels.machine.memory import Array, empty, zeros
-from nnkernels.ops.matmul.tuned import gemm_nt, transposed
+from nnkernels.machine.memory import Array, empty
+from nnkernels.ops.matmul.gemm import gemm
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, rank
 
@@ -109,13 +109,11 @@ def sum_rows(dy: Array, db: Array) -> None:
 
 
 def linear_forward_tuned(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
-    shape = (*x.shape[:-1], len(w))
-    if b is None:
-        y = zeros(shape, x.dtype)
-    else:
-        y = empty(shape, x.dtype)
-        set_rows(b, as_rows(y))
-    gemm_nt(as_rows(x), w, as_rows(y))
+    y = empty((*x.shape[:-1], len(w)), x.dtype)
+    rows = as_rows(y)
+    if b is not None:
+        set_rows(b, rows)
+    gemm(as_rows(x), w, rows, transpose_b=True, add=b is not None)
     return (y,)
 
 
@@ -126,13 +124,13 @@ def linear_backward_tuned(
     drows = as_rows(dy)
     dx = dw = db = None
     if needs[0]:
-        dx = zeros(x.shape, x.dtype)
-        gemm_nt(drows, transposed(w), as_rows(dx))
+        dx = empty(x.shape, x.dtype)
+        gemm(drows, w, as_rows(dx))
     if needs[1]:
-        dw = zeros(w.shape, x.dtype)
-        gemm_nt(transposed(drows), transposed(as_rows(x)), dw)
+        dw = empty(w.shape, x.dtype)
+        gemm(drows, as_rows(x), dw, transpose_a=True)
     if needs[2]:
-        db = zeros((len(w),), x.dtype)
+        db = np.zeros(len(w), x.dtype)
         sum_rows(drows, db)
     return dx, dw, db
 
