@@ -1,14 +1,17 @@
 """Two-dimensional convolution (a cross-correlation, as in every deep-learning library):
 
-    y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + r - ph, sw q + s - pw] w[k, c, r, s]
+    y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + dh r - ph, sw q + dw s - pw] w[k, c, r, s]
 
-    x (N, C, H, W)   w (K, C, R, S)   b (K) or None   y (N, K, P, Q)   P = floor((H + 2 ph - R) / sh) + 1
+    x (N, C, H, W)   w (K, C / groups, R, S)   b (K) or None   y (N, K, P, Q)
+    P = floor((H + 2 ph - dh (R - 1) - 1) / sh) + 1, Q alike
 
-with stride (sh, sw), padding (ph, pw), zeros outside. Every product x w of the sum gives dy w to dx and dy x
-to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
+with stride (sh, sw), padding (ph, pw), dilation (dh, dw), zeros outside. With groups, the K filters and C
+channels fall into as many equal parts, and filters read the channels of their own part only. Every product x w
+of the sum gives dy w to dx and dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
 """
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,31 +22,45 @@ from nnkernels.ops.conv2d.shapes import Pair, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import check_pair, floats, given, output_size, rank
+from nnkernels.ops.validate import check_pair, fail_type, floats, given, output_size, rank
 
 # --- records ---
 
 
 def check(
-    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
-) -> None:
+    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> None:  # fmt: skip
     floats("conv2d", x=x, w=w, **given(b=b))
     rank("conv2d", "x", x, 4, "(N, C, H, W)")
     rank("conv2d", "w", w, 4, "(out_channels, in_channels, R, S)")
     if w.size == 0:
         raise ValueError(f"conv2d: w must not be empty, got shape {w.shape}")
-    if x.shape[1] != w.shape[1]:
-        raise ValueError(
-            f"conv2d: x has {x.shape[1]} channels, w takes {w.shape[1]}: shapes {x.shape} and {w.shape}"
-        )
+    check_groups("conv2d", groups, x, w)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
-    (sh, sw), (ph, pw) = (
+    (sh, sw), (ph, pw), (dh, dw) = (
         check_pair("conv2d", "stride", stride, 1),
         check_pair("conv2d", "padding", padding, 0),
+        check_pair("conv2d", "dilation", dilation, 1),
     )
-    output_size("conv2d", x.shape[2], w.shape[2], sh, ph, "H")
-    output_size("conv2d", x.shape[3], w.shape[3], sw, pw, "W")
+    output_size("conv2d", x.shape[2], dh * (w.shape[2] - 1) + 1, sh, ph, "H")
+    output_size("conv2d", x.shape[3], dw * (w.shape[3] - 1) + 1, sw, pw, "W")
+
+
+def check_groups(op: str, groups: int, x: Array, w: Array) -> None:
+    """Check that x (N, C, ...) and w (K, C / groups, ...) can be cut into ``groups``."""
+    if not isinstance(groups, Integral) or isinstance(groups, bool):
+        fail_type(op, "groups", groups, "an int")
+    if groups < 1 or w.shape[0] % groups:
+        raise ValueError(
+            f"{op}: groups must be at least 1 and divide the {w.shape[0]} filters of w, got {groups}"
+        )
+    if x.shape[1] != w.shape[1] * groups:
+        each = f" in each of {groups} groups" if groups > 1 else ""
+        raise ValueError(
+            f"{op}: x has {x.shape[1]} channels, w takes {w.shape[1]}{each}: shapes {x.shape} and {w.shape}"
+        )
 
 
 def sample(
@@ -64,12 +81,23 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 5, 5), (2, 2, 1, 1), stride=3)
     yield sample(rng, dtype, (1, 2, 2, 3), (2, 2, 4, 5), padding=(2, 1))
     yield sample(rng, dtype, (0, 2, 4, 4), (3, 2, 3, 3))
+    yield sample(rng, dtype, (2, 2, 9, 8), (3, 2, 3, 2), dilation=(2, 3), padding=(2, 1))
+    yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
+    yield sample(rng, dtype, (2, 4, 5, 6), (6, 2, 3, 3), groups=2, padding=1, stride=2)
+    yield sample(rng, dtype, (2, 3, 5, 5), (6, 1, 3, 3), groups=3)
+    yield sample(rng, dtype, (2, 17, 4, 5), (9, 17, 3, 2), padding=1)
+    yield sample(rng, dtype, (1, 34, 5, 4), (4, 17, 2, 2), groups=2, stride=2, dilation=2, padding=1)
 
 
 def bad_inputs() -> Iterator[BadInput]:
     x, w = np.ones((2, 3, 5, 5)), np.ones((4, 3, 3, 3))
     yield BadInput(ValueError, "x must have 4 axes (N, C, H, W), got shape (3, 5, 5)", (x[0], w))
     yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
+    yield BadInput(ValueError, "w takes 3 in each of 2 groups", (x, w), {"groups": 2})
+    yield BadInput(ValueError, "divide the 4 filters", (x, w[:, :1]), {"groups": 3})
+    yield BadInput(TypeError, "groups must be an int", (x, w), {"groups": 1.0})
+    yield BadInput(ValueError, "dilation must be at least 1", (x, w), {"dilation": 0})
+    yield BadInput(ValueError, "kernel (7) is larger than the padded input", (x, w), {"dilation": (1, 3)})
     yield BadInput(ValueError, "kernel (6) is larger than the padded input", (x, np.ones((4, 3, 6, 3))))
     yield BadInput(ValueError, "stride must be at least 1, got 0", (x, w), {"stride": 0})
     yield BadInput(ValueError, "padding must be at least 0", (x, w), {"padding": (1, -1)})
@@ -89,9 +117,10 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 
 
 def flops(
-    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
-) -> int:
-    N, K, P, Q = out_shape(x, w, stride, padding)
+    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> int:  # fmt: skip
+    N, K, P, Q = out_shape(x, w, stride, padding, dilation)
     return N * K * P * Q * int(2 * w[0].size + (b is not None))
 
 

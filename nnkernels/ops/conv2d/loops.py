@@ -9,63 +9,69 @@ from nnkernels.ops.validate import pair
 
 
 @jit
-def conv2d_forward_kernel(x: Array, w: Array, b: Array, stride: Pair, padding: Pair, y: Array) -> None:
-    """y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + r - ph, sw q + s - pw] w[k, c, r, s]."""
-    N, C, H, W = x.shape
-    K, _, R, S = w.shape
+def conv2d_forward_kernel(
+    x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, y: Array
+) -> None:
+    """y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + dh r - ph, sw q + dw s - pw] w[k, c, r, s]."""
+    N, _, H, W = x.shape
+    K, C, R, S = w.shape
     _, _, P, Q = y.shape
     for n in range(N):
         for k in range(K):
+            first = k // (K // groups) * C  # the first channel that filter k reads
             for p in range(P):
                 for q in range(Q):
                     total = b[k]
                     for c in range(C):
                         for r in range(R):
                             for s in range(S):
-                                h = stride[0] * p + r - padding[0]
-                                v = stride[1] * q + s - padding[1]
+                                h = stride[0] * p + dilation[0] * r - padding[0]
+                                v = stride[1] * q + dilation[1] * s - padding[1]
                                 if 0 <= h < H and 0 <= v < W:  # outside lie zeros
-                                    total += x[n, c, h, v] * w[k, c, r, s]
+                                    total += x[n, first + c, h, v] * w[k, c, r, s]
                     y[n, k, p, q] = total
 
 
 @jit
 def conv2d_backward_kernel(
-    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dx: Array, dw: Array, db: Array
-) -> None:
+    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    dx: Array, dw: Array, db: Array,
+) -> None:  # fmt: skip
     """Every product x w of the forward pass hands dy w to its dx and dy x to its dw."""
-    N, C, H, W = x.shape
-    K, _, R, S = w.shape
+    N, _, H, W = x.shape
+    K, C, R, S = w.shape
     _, _, P, Q = dy.shape
     for n in range(N):
         for k in range(K):
+            first = k // (K // groups) * C
             for p in range(P):
                 for q in range(Q):
                     db[k] += dy[n, k, p, q]
                     for c in range(C):
                         for r in range(R):
                             for s in range(S):
-                                h = stride[0] * p + r - padding[0]
-                                v = stride[1] * q + s - padding[1]
+                                h = stride[0] * p + dilation[0] * r - padding[0]
+                                v = stride[1] * q + dilation[1] * s - padding[1]
                                 if 0 <= h < H and 0 <= v < W:
-                                    dx[n, c, h, v] += dy[n, k, p, q] * w[k, c, r, s]
-                                    dw[k, c, r, s] += dy[n, k, p, q] * x[n, c, h, v]
+                                    dx[n, first + c, h, v] += dy[n, k, p, q] * w[k, c, r, s]
+                                    dw[k, c, r, s] += dy[n, k, p, q] * x[n, first + c, h, v]
 
 
 def conv2d_forward_loops(
-    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0
-) -> tuple[Array]:
-    y = np.empty(out_shape(x, w, stride, padding), x.dtype)
+    x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> tuple[Array]:  # fmt: skip
+    y = np.empty(out_shape(x, w, stride, padding, dilation), x.dtype)
     bias = np.zeros(len(w), x.dtype) if b is None else b
-    conv2d_forward_kernel(x, w, bias, pair(stride), pair(padding), y)
+    conv2d_forward_kernel(x, w, bias, pair(stride), pair(padding), pair(dilation), groups, y)
     return (y,)
 
 
 def conv2d_backward_loops(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
-    *, stride: int | Pair = 1, padding: int | Pair = 0,
+    *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)
-    conv2d_backward_kernel(dy, x, w, pair(stride), pair(padding), dx, dw, db)
+    conv2d_backward_kernel(dy, x, w, pair(stride), pair(padding), pair(dilation), groups, dx, dw, db)
     return (dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None)

@@ -1,184 +1,208 @@
-"""The layout behind the tuned convolution: in flat, padded planes every filter tap is one fixed offset.
+"""The layout behind the direct convolution: in flat, padded planes every filter tap is one fixed offset.
 
-Write an image with its zero border into rows of one width Wq, one row after the other. The input pixel under
-filter position (r, s) of output pixel (p, q) then lies at (p Wq + q) + (r Wq + s): the same distance r Wq + s
+Write an image with its zero border into rows of one width, ``pitch``, one row after the other. The input pixel
+under filter position (r, s) of output pixel (p, q) then lies at (p pitch + q) + (r pitch + s): the same distance
 from every output pixel. A convolution becomes a sum of shifted copies of long rows,
 
     y[k, :] = sum over taps t = (c, r, s) of w[k, t] x[offset[t] : offset[t] + L],
 
-and no window is ever copied (no im2col). The few columns by which rows overhang are computed and thrown away.
+which is a matrix product whose second operand has its rows at ``offset`` instead of at regular distances. No
+window is ever copied (no im2col). The few columns by which rows overhang are computed and thrown away.
 
 - A stride (sh, sw) is undone by splitting the padded image into sh sw phase planes, each holding every sh-th
   row and sw-th column: inside a phase, neighbouring output pixels are again neighbours.
-- Small images are laid side by side, `images` to a group, so that rows are long enough for vectors.
-- Rows are rounded up to whole vectors of LANES elements; what lies behind them is zero.
+- The gradient dx is such a sum too: over taps (k, r, s) of dy, shifted the other way. With a stride, each phase
+  of the input is one sum of its own, over the taps that reach it.
+- An image without padding and stride is read where it lies.
 """
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
-from nnkernels.ops.conv2d.shapes import Pair, out_shape
+from nnkernels.machine.simd import U
+from nnkernels.ops.conv2d.shapes import Pair, out_length
 
-LANES = 16  # elements of a vector register of float32
-SLOTS = 8  # workspaces that groups of images are dealt to
-ROW = 1024  # elements: small images share a group until its rows are about this long
+CHUNK = 1024  # elements: so many output pixels of a row of tiles keep their input in the L2 cache
 
 
-class Geometry(NamedTuple):
-    """Sizes of one convolution, as kernels need them."""
+class Correlation(NamedTuple):
+    """Sizes of one sum of shifted rows, as kernels need them."""
 
-    N: int
+    N: int  # source: images, channels, pixels
     C: int
     H: int
     W: int
-    K: int
-    R: int
-    S: int
+    sh: int  # its stride, and the rows and columns of zeros in front
+    sw: int
+    top: int
+    left: int
+    phases_h: int
+    phases_w: int
+    pitch: int
+    packed: bool  # False: read where it lies
+    plane: int  # elements of a plane
+    plane_rows: int
+    groups: int
+    K: int  # result: channels, rows and columns computed
     P: int
     Q: int
-    sh: int
-    sw: int
-    ph: int
-    pw: int
-    phases_h: int  # phases that some filter row reads
-    phases_w: int
-    Wq: int  # width of a plane's row
-    image: int  # elements of one image in a plane
-    images: int  # images in a group
-    plane: int  # elements of a plane: images * image, rounded up, plus a vector of zeros
-    margin: int  # the largest tap offset inside a plane
+    rows: int  # its rows per chunk
+    height: int  # pixels of the array it goes to, first row and column there and their steps
+    width: int
+    row: int
+    column: int
+    row_step: int
+    column_step: int
 
 
-def geometry(x: Array, w: Array, stride: Pair, padding: Pair) -> Geometry:
-    """Return the sizes for input x (N, C, H, W) and filters w (K, C, R, S)."""
-    (N, C, H, W), (_, _, R, S) = x.shape, w.shape
-    (sh, sw), (ph, pw) = stride, padding
-    _, K, P, Q = out_shape(x, w, stride, padding)
-    Hq, Wq = P + (R - 1) // sh, Q + (S - 1) // sw
-    images = max(1, min(N, ROW // (Hq * Wq)))
-    groups = -(-N // images)
-    if groups > SLOTS:  # the same number for every slot
-        images = -(-N // round_up(groups, SLOTS))
-    plane = round_up(images * Hq * Wq) + LANES
-    margin = (R - 1) // sh * Wq + (S - 1) // sw
-    return Geometry(
-        N, C, H, W, K, R, S, P, Q, sh, sw, ph, pw, min(sh, R), min(sw, S), Wq, Hq * Wq, images, plane, margin
-    )
+class Plan(NamedTuple):
+    """A correlation and the offsets of its taps; for dx, also the filter rows and columns that take part."""
+
+    sizes: Correlation
+    offsets: Array
+    filter_rows: Array
+    filter_columns: Array
 
 
-def round_up(n: int, step: int = LANES) -> int:
-    """Return n rounded up to a multiple of ``step``."""
-    return -(-n // step) * step
+def chunk_rows(P: int, pitch: int) -> int:
+    """Return the rows per chunk: about CHUNK pixels, all chunks alike."""
+    chunks = -(-P * pitch // CHUNK)
+    return -(-P // max(1, min(chunks, P)))
 
 
-def input_offsets(g: Geometry) -> Array:
-    """Return the offset of each tap (c, r, s), padded to a multiple of 4 taps (whose weights are zero)."""
-    c, r, s = np.ogrid[: g.C, : g.R, : g.S]
-    phase = (c * g.phases_h + r % g.sh) * g.phases_w + s % g.sw
-    return padded_taps((phase * g.plane + r // g.sh * g.Wq + s // g.sw).reshape(-1))
+@lru_cache(maxsize=256)
+def forward_plan(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Plan:
+    """Return the plan of y for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
+    (N, C, H, W), (K, per_group, R, S) = x, w
+    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
+    P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
+    pitch = Q + dw * (S - 1) // sw
+    packed = (sh, sw, ph, pw) != (1, 1, 0, 0)
+    rows = chunk_rows(P, pitch)
+    plane_rows = rows + dh * (R - 1) // sh
+    plane = plane_rows * pitch if packed else H * W
+    fh, fw = min(sh, dh * (R - 1) + 1), min(sw, dw * (S - 1) + 1)
+    c, r, s = np.ogrid[:per_group, : dh * R : dh, : dw * S : dw]
+    offsets = ((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw
+    sizes = Correlation(
+        N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
+        K, P, Q, rows, P, Q, 0, 0, 1, 1,
+    )  # fmt: skip
+    return Plan(sizes, offsets.reshape(-1).astype(np.uint64), np.arange(R), np.arange(S))
 
 
-def gradient_offsets(g: Geometry, a: int, b: int) -> Array:
-    """Return, for the taps (k, r, s) of input phase (a, b), their offsets in the planes of dy."""
-    k, r, s = np.ogrid[: g.K, a : g.R : g.sh, b : g.S : g.sw]
-    behind = r // g.sh * g.Wq + s // g.sw
-    return padded_taps((k * (g.plane + g.margin) + g.margin - behind).reshape(-1))
+class Axis(NamedTuple):
+    """One axis of one phase of dx: which filter positions reach it, how far they shift, what they write."""
+
+    positions: Array
+    shifts: Array  # offsets of the taps; 0 for the one that shifts most
+    zeros: int  # in front of dy
+    length: int  # of the phase
+    first: int  # its first index in dx
 
 
-def padded_taps(offsets: Array) -> Array:
-    """Return offsets as unsigned integers, padded to a multiple of 4."""
-    return np.pad(offsets, (0, -len(offsets) % 4)).astype(np.uint64)
+def phase_axis(phase: int, length: int, filter_length: int, stride: int, padding: int, dilation: int) -> Axis:
+    """Return which part of dx the padded positions i stride + phase are, and the taps that reach them."""
+    positions = np.array([r for r in range(filter_length) if dilation * r % stride == phase])
+    low = -((phase - padding) // stride)  # the first i with i stride + phase - padding >= 0
+    high = (length - 1 + padding - phase) // stride + 1
+    shifts = dilation * positions // stride
+    most = int(shifts.max(initial=0))
+    return Axis(positions, most - shifts, most - low, max(0, high - low), low * stride + phase - padding)
 
 
-def padded_matrix(w: Array) -> Array:
-    """Return a matrix with zero rows and columns added up to multiples of 4, flat."""
-    rows, columns = w.shape
-    if rows % 4 == 0 and columns % 4 == 0:
-        return np.ascontiguousarray(w).reshape(-1)
-    wide = np.zeros((round_up(rows, 4), round_up(columns, 4)), w.dtype)
-    wide[:rows, :columns] = w
-    return wide.reshape(-1)
+@lru_cache(maxsize=256)
+def gradient_plans(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[Plan, ...]:
+    """Return one plan per phase of dx that a filter tap reaches; the others stay 0."""
+    (N, C, H, W), (K, _, R, S) = x, w
+    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
+    P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
+    plans = []
+    for a in range(sh):
+        for b in range(sw):
+            down, across = phase_axis(a, H, R, sh, ph, dh), phase_axis(b, W, S, sw, pw, dw)
+            if not (len(down.positions) and len(across.positions) and down.length and across.length):
+                continue
+            halo = int(down.shifts.max())
+            pitch = across.length + int(across.shifts.max())
+            packed = (down.zeros, across.zeros, pitch, down.length + halo) != (0, 0, Q, P)
+            rows = chunk_rows(down.length, pitch)
+            plane = (rows + halo) * pitch if packed else P * Q
+            k = np.arange(K // groups)
+            offsets = k[:, None, None] * plane + down.shifts[:, None] * pitch + across.shifts
+            sizes = Correlation(
+                N, K, P, Q, 1, 1, down.zeros, across.zeros, 1, 1, pitch, packed, plane, rows + halo, groups,
+                C, down.length, across.length, rows, H, W, down.first, across.first, sh, sw,
+            )  # fmt: skip
+            plans.append(
+                Plan(sizes, offsets.reshape(-1).astype(np.uint64), down.positions, across.positions)
+            )
+    return tuple(plans)
 
 
 @jit_elementwise
-def pack_input(x: Array, g: Geometry, first: int, src: Array) -> None:
-    """Write images ``first`` ... of x (flat) with their zero border into the phase planes ``src`` (flat)."""
-    src[:] = 0
-    U = np.uint64
+def pack_planes(x: Array, g: Correlation, n: int, first: int, planes: Array) -> None:
+    """Write the rows from ``first`` on of image n, with their zero border, into phase planes (all flat)."""
+    to = U(0)
     for c in range(g.C):
         for a in range(g.phases_h):
             for b in range(g.phases_w):
-                plane = ((c * g.phases_h + a) * g.phases_w + b) * g.plane
-                for m in range(min(g.images, g.N - first)):
-                    for i in range(g.image // g.Wq):
-                        h = i * g.sh + a - g.ph
-                        if h < 0 or h >= g.H:
-                            continue
-                        # Columns j with 0 <= j sw + b - pw < W.
-                        low = max(0, (g.pw - b + g.sw - 1) // g.sw)
-                        high = min(g.Wq, (g.W - 1 + g.pw - b) // g.sw + 1)
-                        to = U(plane + m * g.image + i * g.Wq + low)
-                        at = U((((first + m) * g.C + c) * g.H + h) * g.W + low * g.sw + b - g.pw)
-                        step = U(g.sw)
-                        for j in range(U(max(0, high - low))):
-                            src[to + j] = x[at + j * step]
+                # Columns j with 0 <= j sw + b - left < W.
+                low = min(g.pitch, max(0, (g.left - b + g.sw - 1) // g.sw))
+                high = max(low, min(g.pitch, (g.W - 1 + g.left - b) // g.sw + 1))
+                for i in range(first, first + g.plane_rows):
+                    h = i * g.sh + a - g.top
+                    if h < 0 or h >= g.H:
+                        for j in range(U(g.pitch)):
+                            planes[to + j] = 0
+                    else:
+                        for j in range(U(low)):
+                            planes[to + j] = 0
+                        copy_row(x, ((n * g.C + c) * g.H + h) * g.W + low * g.sw + b - g.left, g.sw,
+                                 planes, to + U(low), high - low)  # fmt: skip
+                        for j in range(U(high), U(g.pitch)):
+                            planes[to + j] = 0
+                    to += U(g.pitch)
 
 
 @jit_elementwise
-def pack_gradient(dy: Array, g: Geometry, first: int, lead: int, out: Array) -> None:
-    """Write dy of the group's images into planes of width Wq, ``lead`` zeros in front, zeros around."""
-    out[:] = 0
-    U = np.uint64
-    for k in range(g.K):
-        for m in range(min(g.images, g.N - first)):
-            for p in range(g.P):
-                to = U(k * (g.plane + lead) + lead + m * g.image + p * g.Wq)
-                at = U((((first + m) * g.K + k) * g.P + p) * g.Q)
+def copy_row(x: Array, at: int, step: int, out: Array, to: U, n: int) -> None:
+    """Copy every ``step``-th of n elements; the common steps apart, so that LLVM makes vectors of them."""
+    i = U(at)
+    if step == 1:
+        for j in range(U(n)):
+            out[to + j] = x[i + j]
+    elif step == 2:
+        for j in range(U(n)):
+            out[to + j] = x[i + U(2) * j]
+    else:
+        for j in range(U(n)):
+            out[to + j] = x[i + U(step) * j]
+
+
+@jit_elementwise
+def unpack_rows(
+    sums: Array, b: Array, g: Correlation, n: int, k: int, m: int, first: int, rows: int, y: Array
+) -> None:
+    """Add the bias to the sums of channels k ... k + m and write their valid pixels where they belong."""
+    length = rows * g.pitch
+    for r in range(m):
+        bias = b[U(k + r)]
+        for p in range(rows):
+            at = U(r * length + p * g.pitch)
+            to = U(((n * g.K + k + r) * g.height + g.row + (first + p) * g.row_step) * g.width + g.column)
+            if g.column_step == 1:
                 for q in range(U(g.Q)):
-                    out[to + q] = dy[at + q]
-
-
-@jit_elementwise
-def unpack_output(out: Array, g: Geometry, first: int, y: Array) -> None:
-    """Copy the valid pixels of the K result planes into the group's images of y (flat)."""
-    U = np.uint64
-    for m in range(min(g.images, g.N - first)):
-        for k in range(g.K):
-            for p in range(g.P):
-                at = U(k * g.plane + m * g.image + p * g.Wq)
-                to = U((((first + m) * g.K + k) * g.P + p) * g.Q)
+                    y[to + q] = sums[at + q] + bias
+            else:
+                step = U(g.column_step)
                 for q in range(U(g.Q)):
-                    y[to + q] = out[at + q]
-
-
-@jit_elementwise
-def unpack_input_gradient(planes: Array, a: int, b: int, g: Geometry, first: int, dx: Array) -> None:
-    """Copy the planes (C of them) of phase (a, b) into the group's images of dx, dropping the border."""
-    U = np.uint64
-    for m in range(min(g.images, g.N - first)):
-        for c in range(g.C):
-            for i in range(g.image // g.Wq):
-                h = i * g.sh + a - g.ph
-                if h < 0 or h >= g.H:
-                    continue
-                low = max(0, (g.pw - b + g.sw - 1) // g.sw)
-                high = min(g.Wq, (g.W - 1 + g.pw - b) // g.sw + 1)
-                at = U(c * g.plane + m * g.image + i * g.Wq + low)
-                to = U((((first + m) * g.C + c) * g.H + h) * g.W + low * g.sw + b - g.pw)
-                step = U(g.sw)
-                for j in range(U(max(0, high - low))):
-                    dx[to + j * step] = planes[at + j]
-
-
-def slot_count(g: Geometry) -> int:
-    """Return the number of slots that the groups are dealt to (see ``tuned``)."""
-    return min(-(-g.N // g.images), SLOTS)
-
-
-def flat(a: Any) -> Array:
-    """Return a contiguous array as one row."""
-    row: Array = a.reshape(-1)
-    return row
+                    y[to + q * step] = sums[at + q] + bias

@@ -6,9 +6,16 @@ from nnkernels.ops.validate import pair
 Pair = tuple[int, int]
 
 
-def out_shape(x: Array, w: Array, stride: int | Pair, padding: int | Pair) -> tuple[int, int, int, int]:
-    """Return (N, K, P, Q) with P = floor((H + 2 ph - R) / sh) + 1, Q alike."""
-    (sh, sw), (ph, pw) = pair(stride), pair(padding)
+def out_length(length: int, filter_length: int, stride: int, padding: int, dilation: int) -> int:
+    """Return the number of places where a dilated filter fits into a padded axis."""
+    return (length + 2 * padding - dilation * (filter_length - 1) - 1) // stride + 1
+
+
+def out_shape(
+    x: Array, w: Array, stride: int | Pair, padding: int | Pair, dilation: int | Pair
+) -> tuple[int, int, int, int]:
+    """Return (N, K, P, Q) with P = floor((H + 2 ph - dh (R - 1) - 1) / sh) + 1, Q alike."""
+    (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
     N, _, H, W = x.shape
     K, _, R, S = w.shape
-    return N, K, (H + 2 * ph - R) // sh + 1, (W + 2 * pw - S) // sw + 1
+    return N, K, out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)

@@ -71,11 +71,16 @@ def block_product(
     NR = VECTORS * lanes
     for r in range((M + MR - 1) // MR):
         m, ir, pr = min(MR, M - r * MR), i + U(r * a_panel), p + U(r * MR) * y_row
-        for c in range(0, N, NR):
-            n, jc, pc = min(NR, N - c), j + U(c // NR * b_panel), pr + U(c)
+        c = 0
+        while c < N:
+            n = min(NR, N - c)
+            if b_panel == NR and 3 * lanes < N - c <= 4 * lanes:
+                n = 2 * lanes  # 2 + 2 vectors: a single vector at the end would leave the adders waiting
+            jc, pc = j + U(c // NR * b_panel + c % NR), pr + U(c)
             if n > 2 * lanes:
                 wide_tile(a, ir, a_row, a_col, m, b, jc, at, n, K, y, pc, y_row, add)
             elif n > lanes:
                 pair_tile(a, ir, a_row, a_col, m, b, jc, at, n, K, y, pc, y_row, add)
             else:
                 narrow_tile(a, ir, a_row, a_col, m, b, jc, at, n, K, y, pc, y_row, add)
+            c += n
