@@ -4,9 +4,9 @@ LLVM finds vector instructions in most loops by itself. In a matrix product it d
 there a block of sums, as many as the processor has registers for, must stay in registers while one row of
 numbers after the other is multiplied into it. The functions below say so directly.
 
-    load(x, i)           the vector of LANES elements of the flat array x from index i
-    store(x, i, v)       write it back          broadcast(x, i)   x[i] in every lane
-    fma(a, b, c)         a b + c, rounded once
+    load(x, i, n)        a vector of the first n elements of the flat array x from index i, zeros behind
+    store(v, x, i, n)    write the first n lanes to x        broadcast(x, i)   x[i] in every lane
+    fma(a, b, c)         a b + c, rounded once               add(a, b), maximum(a, b)
 
 A tile is ROWS x vectors such registers, holding ROWS x (vectors * LANES) sums:
 
@@ -62,14 +62,18 @@ def lanes_of(x: Array) -> int:
     return LANES32 if x.itemsize == 4 else LANES64
 
 
-def load(x: Array, i: U) -> Any:
-    """Return the LANES elements of the flat array x from index i."""
-    return x[i : i + U(lanes_of(x))].copy()
+def load(x: Array, i: U, n: int) -> Any:
+    """Return a vector of the first n elements of the flat array x from index i, zeros behind."""
+    v = np.zeros(lanes_of(x), x.dtype)
+    n = min(n, v.size)
+    v[:n] = x[i : i + U(n)]
+    return v
 
 
-def store(x: Array, i: U, v: Any) -> None:
-    """Write the vector v to the flat array x from index i."""
-    x[i : i + U(lanes_of(x))] = v
+def store(v: Any, x: Array, i: U, n: int) -> None:
+    """Write the first n lanes of the vector v to the flat array x from index i."""
+    n = min(n, v.size)
+    x[i : i + U(n)] = v[:n]
 
 
 def broadcast(x: Array, i: U) -> Any:
@@ -80,6 +84,16 @@ def broadcast(x: Array, i: U) -> Any:
 def fma(a: Any, b: Any, c: Any) -> Any:
     """Return a b + c of three vectors."""
     return a * b + c
+
+
+def add(a: Any, b: Any) -> Any:
+    """Return a + b of two vectors."""
+    return a + b
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger of each lane of two vectors, NaN where a is NaN."""
+    return np.where(a < b, b, a)
 
 
 def zero_tile(x: Array, vectors: int) -> Any:
@@ -208,12 +222,12 @@ class Emitter:
         return [self.at(pointer, I64(v * self.lanes)) for v in range(vectors)]
 
 
-def emit_load(e: Emitter, x: Any, i: Any) -> Any:
-    return e.load(e.at(e.pointer(x, i), I64(0)))
+def emit_load(e: Emitter, x: Any, i: Any, n: Any) -> Any:
+    return e.load(e.at(e.pointer(x, i), I64(0)), e.masks(n, 1)[0])
 
 
-def emit_store(e: Emitter, x: Any, i: Any, v: Any) -> Any:
-    e.store(v, e.at(e.pointer(x, i), I64(0)))
+def emit_store(e: Emitter, v: Any, x: Any, i: Any, n: Any) -> None:
+    e.store(v, e.at(e.pointer(x, i), I64(0)), e.masks(n, 1)[0])
 
 
 def emit_broadcast(e: Emitter, x: Any, i: Any) -> Any:
@@ -277,19 +291,19 @@ def tile_of(x: Any, vectors: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _load(typing: Any, x: Any, i: Any) -> Any:
+def _load(typing: Any, x: Any, i: Any, n: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return emitted(emit_load, context, builder, x, None, values)
 
-    return Vector(x.dtype)(x, i), generate
+    return Vector(x.dtype)(x, i, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _store(typing: Any, x: Any, i: Any, v: Any) -> Any:
+def _store(typing: Any, v: Any, x: Any, i: Any, n: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return emitted(emit_store, context, builder, x, None, values)
 
-    return types.void(x, i, v), generate
+    return types.void(v, x, i, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -306,6 +320,22 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return Emitter(context, builder, a).fma(*values)
 
     return a(a, b, c), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add(typing: Any, a: Any, b: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fadd(*values)
+
+    return a(a, b), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _maximum(typing: Any, a: Any, b: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *values), values[1], values[0])
+
+    return a(a, b), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -358,13 +388,13 @@ def _store_tile(typing: Any, t: Any, x: Any, p: Any, row: Any, m: Any, n: Any, v
 
 
 @overload(load, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_load(x: Any, i: Any) -> Any:
-    return (lambda x, i: _load(x, i)) if ENABLED else load
+def _compiled_load(x: Any, i: Any, n: Any) -> Any:
+    return (lambda x, i, n: _load(x, i, n)) if ENABLED else load
 
 
 @overload(store, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_store(x: Any, i: Any, v: Any) -> Any:
-    return (lambda x, i, v: _store(x, i, v)) if ENABLED else store
+def _compiled_store(v: Any, x: Any, i: Any, n: Any) -> Any:
+    return (lambda v, x, i, n: _store(v, x, i, n)) if ENABLED else store
 
 
 @overload(broadcast, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
@@ -375,6 +405,16 @@ def _compiled_broadcast(x: Any, i: Any) -> Any:
 @overload(fma, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_fma(a: Any, b: Any, c: Any) -> Any:
     return (lambda a, b, c: _fma(a, b, c)) if ENABLED else fma
+
+
+@overload(add, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_add(a: Any, b: Any) -> Any:
+    return (lambda a, b: _add(a, b)) if ENABLED else add
+
+
+@overload(maximum, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_maximum(a: Any, b: Any) -> Any:
+    return (lambda a, b: _maximum(a, b)) if ENABLED else maximum
 
 
 @overload(zero_tile, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]

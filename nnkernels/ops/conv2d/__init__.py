@@ -81,6 +81,7 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 5, 5), (2, 2, 1, 1), stride=3)
     yield sample(rng, dtype, (1, 2, 2, 3), (2, 2, 4, 5), padding=(2, 1))
     yield sample(rng, dtype, (0, 2, 4, 4), (3, 2, 3, 3))
+    yield sample(rng, dtype, (1, 2, 1, 4), (3, 2, 1, 1), padding=1, stride=3)
     yield sample(rng, dtype, (2, 2, 9, 8), (3, 2, 3, 2), dilation=(2, 3), padding=(2, 1))
     yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
     yield sample(rng, dtype, (2, 4, 5, 6), (6, 2, 3, 3), groups=2, padding=1, stride=2)

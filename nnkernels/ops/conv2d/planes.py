@@ -23,14 +23,16 @@ import numpy as np
 
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
-from nnkernels.machine.simd import U
+from nnkernels.machine.simd import U, add, broadcast, lanes_of, load, store
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 
-CHUNK = 1024  # elements: so many output pixels of a row of tiles keep their input in the L2 cache
+CHUNK = 1024  # pixels per chunk at most
+SOURCE = 1 << 16  # elements of a chunk's planes: 256 KiB of float32, to stay in the L2 cache
+LIES = 1 << 15  # elements of an image that is small enough to be read where it lies
 
 
 class Correlation(NamedTuple):
-    """Sizes of one sum of shifted rows, as kernels need them."""
+    """Sizes of the sums of shifted rows of one convolution or its gradient dx, as kernels need them."""
 
     N: int  # source: images, channels, pixels
     C: int
@@ -47,31 +49,42 @@ class Correlation(NamedTuple):
     plane: int  # elements of a plane
     plane_rows: int
     groups: int
-    K: int  # result: channels, rows and columns computed
-    P: int
-    Q: int
-    rows: int  # its rows per chunk
-    height: int  # pixels of the array it goes to, first row and column there and their steps
+    K: int  # result: channels
+    P: int  # rows computed, at most, by a part
+    rows: int  # rows of a chunk
+    height: int  # pixels of the array it goes to, and the steps between the pixels of a part
     width: int
-    row: int
-    column: int
     row_step: int
     column_step: int
 
 
+class Part(NamedTuple):
+    """One sum of taps: all of y, or those pixels of dx that the same filter positions reach."""
+
+    P: int  # rows and columns computed
+    Q: int
+    row: int  # the first pixel in the result
+    column: int
+    start: int  # where the first pixel lies in the planes
+    first_tap: int  # its taps among all offsets
+    taps: int
+    first_weight: int  # its weights, (channels of the result) x taps, among all
+
+
 class Plan(NamedTuple):
-    """A correlation and the offsets of its taps; for dx, also the filter rows and columns that take part."""
+    """What one call needs; made once for each combination of sizes."""
 
     sizes: Correlation
-    offsets: Array
-    filter_rows: Array
-    filter_columns: Array
+    parts: Array  # one row per Part
+    offsets: Array  # of the taps of all parts
+    taps: Array  # which filter elements (k C R S + c R S + ...) the weights are, for dx
 
 
-def chunk_rows(P: int, pitch: int) -> int:
-    """Return the rows per chunk: about CHUNK pixels, all chunks alike."""
-    chunks = -(-P * pitch // CHUNK)
-    return -(-P // max(1, min(chunks, P)))
+def chunk_rows(P: int, pitch: int, channels: int) -> int:
+    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, all chunks alike."""
+    pixels = max(96, min(CHUNK, SOURCE // channels))
+    chunks = max(1, min(P, -(-P * pitch // pixels)))
+    return max(1, -(-P // chunks))
 
 
 @lru_cache(maxsize=256)
@@ -82,127 +95,140 @@ def forward_plan(
     (N, C, H, W), (K, per_group, R, S) = x, w
     (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
     P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
+    fh, fw = min(sh, dh * (R - 1) + 1), min(sw, dw * (S - 1) + 1)
     pitch = Q + dw * (S - 1) // sw
-    packed = (sh, sw, ph, pw) != (1, 1, 0, 0)
-    rows = chunk_rows(P, pitch)
+    packed = (sh, sw, ph, pw) != (1, 1, 0, 0) or C * H * W > LIES
+    rows = chunk_rows(P, pitch, C * fh * fw)
     plane_rows = rows + dh * (R - 1) // sh
     plane = plane_rows * pitch if packed else H * W
-    fh, fw = min(sh, dh * (R - 1) + 1), min(sw, dw * (S - 1) + 1)
     c, r, s = np.ogrid[:per_group, : dh * R : dh, : dw * S : dw]
-    offsets = ((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw
+    offsets = (((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw).reshape(-1)
     sizes = Correlation(
         N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
-        K, P, Q, rows, P, Q, 0, 0, 1, 1,
+        K, P, rows, P, Q, 1, 1,
     )  # fmt: skip
-    return Plan(sizes, offsets.reshape(-1).astype(np.uint64), np.arange(R), np.arange(S))
+    parts = np.array([Part(P, Q, 0, 0, 0, 0, len(offsets), 0)])
+    return Plan(sizes, parts, offsets.astype(np.uint64), np.empty(0, np.int64))
 
 
-class Axis(NamedTuple):
-    """One axis of one phase of dx: which filter positions reach it, how far they shift, what they write."""
+class Phase(NamedTuple):
+    """Along one axis: the positions i stride + phase of the padded input, and the filter taps that reach them."""
 
-    positions: Array
-    shifts: Array  # offsets of the taps; 0 for the one that shifts most
-    zeros: int  # in front of dy
-    length: int  # of the phase
-    first: int  # its first index in dx
+    taps: list[int]
+    low: int  # the first i inside the input
+    length: int
+    first: int  # its index in dx
 
 
-def phase_axis(phase: int, length: int, filter_length: int, stride: int, padding: int, dilation: int) -> Axis:
-    """Return which part of dx the padded positions i stride + phase are, and the taps that reach them."""
-    positions = np.array([r for r in range(filter_length) if dilation * r % stride == phase])
-    low = -((phase - padding) // stride)  # the first i with i stride + phase - padding >= 0
-    high = (length - 1 + padding - phase) // stride + 1
-    shifts = dilation * positions // stride
-    most = int(shifts.max(initial=0))
-    return Axis(positions, most - shifts, most - low, max(0, high - low), low * stride + phase - padding)
+def phases(length: int, filter_length: int, stride: int, padding: int, dilation: int) -> list[Phase]:
+    """Return the phases of one axis of dx that some tap reaches."""
+    found = []
+    for a in range(stride):
+        taps = [r for r in range(filter_length) if dilation * r % stride == a]
+        low = -((a - padding) // stride)
+        high = (length - 1 + padding - a) // stride + 1
+        if taps and high > low:
+            found.append(Phase(taps, low, high - low, low * stride + a - padding))
+    return found
 
 
 @lru_cache(maxsize=256)
-def gradient_plans(
+def gradient_plan(
     x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> tuple[Plan, ...]:
-    """Return one plan per phase of dx that a filter tap reaches; the others stay 0."""
-    (N, C, H, W), (K, _, R, S) = x, w
+) -> Plan:
+    """Return the plan of dx: a part per phase of the input that a tap reaches; the other pixels stay 0."""
+    (N, C, H, W), (K, per_group, R, S) = x, w
     (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
     P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
-    plans = []
-    for a in range(sh):
-        for b in range(sw):
-            down, across = phase_axis(a, H, R, sh, ph, dh), phase_axis(b, W, S, sw, pw, dw)
-            if not (len(down.positions) and len(across.positions) and down.length and across.length):
-                continue
-            halo = int(down.shifts.max())
-            pitch = across.length + int(across.shifts.max())
-            packed = (down.zeros, across.zeros, pitch, down.length + halo) != (0, 0, Q, P)
-            rows = chunk_rows(down.length, pitch)
-            plane = (rows + halo) * pitch if packed else P * Q
-            k = np.arange(K // groups)
-            offsets = k[:, None, None] * plane + down.shifts[:, None] * pitch + across.shifts
-            sizes = Correlation(
-                N, K, P, Q, 1, 1, down.zeros, across.zeros, 1, 1, pitch, packed, plane, rows + halo, groups,
-                C, down.length, across.length, rows, H, W, down.first, across.first, sh, sw,
-            )  # fmt: skip
-            plans.append(
-                Plan(sizes, offsets.reshape(-1).astype(np.uint64), down.positions, across.positions)
-            )
-    return tuple(plans)
+    down, across = phases(H, R, sh, ph, dh), phases(W, S, sw, pw, dw)
+    if not (down and across):
+        nothing = np.empty(0, np.int64)
+        return Plan(Correlation(*[0] * len(Correlation._fields)), nothing, nothing, nothing)
+    # Tap r of row i reads row i - dh r // sh of dy; the planes begin with the lowest row that any reads.
+    i0, j0 = (min(f.low for f in axis) for axis in (down, across))
+    far_h, far_w = dh * (R - 1) // sh, dw * (S - 1) // sw
+    top, left = far_h - i0, far_w - j0
+    most_rows, most_columns = (
+        max(f.low + f.length for f in axis) - first for axis, first in ((down, i0), (across, j0))
+    )
+    pitch = most_columns + far_w
+    packed = (sh, sw, top, left, pitch) != (1, 1, 0, 0, Q) or K * P * Q > LIES
+    rows = chunk_rows(most_rows, pitch, K)
+    plane_rows = rows + far_h + max(f.low for f in down) - i0
+    plane = plane_rows * pitch if packed else P * Q
+    parts, offsets, taps = [], [], []
+    k = np.arange(K // groups)[:, None, None]
+    for a in down:
+        for b in across:
+            r, s = np.array(a.taps)[:, None], np.array(b.taps)
+            shifts = (far_h - dh * r // sh) * pitch + far_w - dw * s // sw
+            start = (a.low - i0) * pitch + b.low - j0
+            parts.append(Part(a.length, b.length, a.first, b.first, start, sum(map(len, offsets)),
+                              k.size * shifts.size, sum(map(len, taps))))  # fmt: skip
+            offsets.append((k * plane + shifts).reshape(-1))
+            group, c = np.ogrid[:groups, :per_group]
+            filters = ((group * k.size)[..., None, None, None] + k) * per_group + c[..., None, None, None]
+            taps.append(((filters * R + r) * S + s).reshape(-1))
+    sizes = Correlation(
+        N, K, P, Q, 1, 1, top, left, 1, 1, pitch, packed, plane, plane_rows, groups,
+        C, max(f.length for f in down), rows, H, W, sh, sw,
+    )  # fmt: skip
+    return Plan(sizes, np.array(parts), np.concatenate(offsets).astype(np.uint64), np.concatenate(taps))
 
 
 @jit_elementwise
 def pack_planes(x: Array, g: Correlation, n: int, first: int, planes: Array) -> None:
-    """Write the rows from ``first`` on of image n, with their zero border, into phase planes (all flat)."""
-    to = U(0)
-    for c in range(g.C):
-        for a in range(g.phases_h):
-            for b in range(g.phases_w):
-                # Columns j with 0 <= j sw + b - left < W.
-                low = min(g.pitch, max(0, (g.left - b + g.sw - 1) // g.sw))
-                high = max(low, min(g.pitch, (g.W - 1 + g.left - b) // g.sw + 1))
+    """Write the rows from ``first`` on of image n into phase planes; columns of zeros are there already."""
+    for a in range(g.phases_h):
+        for b in range(g.phases_w):
+            # Columns j with 0 <= j sw + b - left < W.
+            low = min(g.pitch, max(0, (g.left - b + g.sw - 1) // g.sw))
+            length = max(0, min(g.pitch, (g.W - 1 + g.left - b) // g.sw + 1) - low)
+            column = low * g.sw + b - g.left
+            for c in range(g.C):
+                to = U(((c * g.phases_h + a) * g.phases_w + b) * g.plane + low)
+                image = (n * g.C + c) * g.H
                 for i in range(first, first + g.plane_rows):
                     h = i * g.sh + a - g.top
                     if h < 0 or h >= g.H:
-                        for j in range(U(g.pitch)):
+                        for j in range(U(length)):
                             planes[to + j] = 0
                     else:
-                        for j in range(U(low)):
-                            planes[to + j] = 0
-                        copy_row(x, ((n * g.C + c) * g.H + h) * g.W + low * g.sw + b - g.left, g.sw,
-                                 planes, to + U(low), high - low)  # fmt: skip
-                        for j in range(U(high), U(g.pitch)):
-                            planes[to + j] = 0
+                        copy_row(x, U((image + h) * g.W + column), g.sw, planes, to, length)
                     to += U(g.pitch)
 
 
 @jit_elementwise
-def copy_row(x: Array, at: int, step: int, out: Array, to: U, n: int) -> None:
-    """Copy every ``step``-th of n elements; the common steps apart, so that LLVM makes vectors of them."""
-    i = U(at)
-    if step == 1:
-        for j in range(U(n)):
-            out[to + j] = x[i + j]
+def copy_row(x: Array, at: U, step: int, out: Array, to: U, n: int) -> None:
+    """Copy every ``step``-th of n elements."""
+    if step == 1:  # whole vectors, the last one in part: rows are often shorter than LLVM's own loop wants
+        for j in range(0, n, lanes_of(x)):
+            store(load(x, at + U(j), n - j), out, to + U(j), n - j)
     elif step == 2:
         for j in range(U(n)):
-            out[to + j] = x[i + U(2) * j]
+            out[to + j] = x[at + U(2) * j]
     else:
         for j in range(U(n)):
-            out[to + j] = x[i + U(step) * j]
+            out[to + j] = x[at + U(step) * j]
 
 
 @jit_elementwise
 def unpack_rows(
-    sums: Array, b: Array, g: Correlation, n: int, k: int, m: int, first: int, rows: int, y: Array
-) -> None:
+    sums: Array, length: int, b: Array, g: Correlation, Q: int, n: int, k: int, m: int, rows: int,
+    row: int, column: int, y: Array,
+) -> None:  # fmt: skip
     """Add the bias to the sums of channels k ... k + m and write their valid pixels where they belong."""
-    length = rows * g.pitch
     for r in range(m):
-        bias = b[U(k + r)]
-        for p in range(rows):
-            at = U(r * length + p * g.pitch)
-            to = U(((n * g.K + k + r) * g.height + g.row + (first + p) * g.row_step) * g.width + g.column)
+        bias = broadcast(b, U(k + r))
+        at = U(r * length)
+        to = U(((n * g.K + k + r) * g.height + row) * g.width + column)
+        for _ in range(rows):
             if g.column_step == 1:
-                for q in range(U(g.Q)):
-                    y[to + q] = sums[at + q] + bias
+                for q in range(0, Q, lanes_of(y)):
+                    v = add(load(sums, at + U(q), Q - q), bias)
+                    store(v, y, to + U(q), Q - q)
             else:
-                step = U(g.column_step)
-                for q in range(U(g.Q)):
-                    y[to + q * step] = sums[at + q] + bias
+                for q in range(U(Q)):
+                    y[to + q * U(g.column_step)] = sums[at + q] + b[U(k + r)]
+            at += U(g.pitch)
+            to += U(g.row_step * g.width)
