@@ -6,7 +6,8 @@ numbers after the other is multiplied into it. The functions below say so direct
 
     load(x, i, n)        a vector of the first n elements of the flat array x from index i, zeros behind
     store(v, x, i, n)    write the first n lanes to x        broadcast(x, i)   x[i] in every lane
-    fma(a, b, c)         a b + c, rounded once               add(a, b), maximum(a, b)
+    fma(a, b, c)         a b + c, rounded once               maximum(a, b)
+    a + b, a - b, 2 * a  lane by lane; a product and a sum may become one multiply-add
 
 A tile is ROWS x vectors such registers, holding ROWS x (vectors * LANES) sums:
 
@@ -23,6 +24,7 @@ Each function stands here twice: as plain loops over a small array, which is wha
 faults, ``NNKERNELS_SIMD=0``), and as instructions, which compiled kernels get.
 """
 
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -84,11 +86,6 @@ def broadcast(x: Array, i: U) -> Any:
 def fma(a: Any, b: Any, c: Any) -> Any:
     """Return a b + c of three vectors."""
     return a * b + c
-
-
-def add(a: Any, b: Any) -> Any:
-    """Return a + b of two vectors."""
-    return a + b
 
 
 def maximum(a: Any, b: Any) -> Any:
@@ -323,19 +320,37 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _add(typing: Any, a: Any, b: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.fadd(*values)
-
-    return a(a, b), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def _maximum(typing: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *values), values[1], values[0])
 
     return a(a, b), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sum(typing: Any, a: Any, b: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fadd(*values, flags=("contract",))
+
+    return a(a, b), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _difference(typing: Any, a: Any, b: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fsub(*values, flags=("contract",))
+
+    return a(a, b), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _multiple(typing: Any, s: Any, a: Any) -> Any:
+    """s a of a number and a vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fmul(Emitter(context, builder, a).spread(values[0]), values[1], flags=("contract",))
+
+    return a(a.dtype, a), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -407,14 +422,24 @@ def _compiled_fma(a: Any, b: Any, c: Any) -> Any:
     return (lambda a, b, c: _fma(a, b, c)) if ENABLED else fma
 
 
-@overload(add, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_add(a: Any, b: Any) -> Any:
-    return (lambda a, b: _add(a, b)) if ENABLED else add
-
-
 @overload(maximum, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_maximum(a: Any, b: Any) -> Any:
     return (lambda a, b: _maximum(a, b)) if ENABLED else maximum
+
+
+@overload(operator.add, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_sum(a: Any, b: Any) -> Any:
+    return (lambda a, b: _sum(a, b)) if isinstance(a, Vector) and isinstance(b, Vector) else None
+
+
+@overload(operator.sub, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_difference(a: Any, b: Any) -> Any:
+    return (lambda a, b: _difference(a, b)) if isinstance(a, Vector) and isinstance(b, Vector) else None
+
+
+@overload(operator.mul, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_multiple(a: Any, b: Any) -> Any:
+    return (lambda a, b: _multiple(a, b)) if isinstance(a, types.Number) and isinstance(b, Vector) else None
 
 
 @overload(zero_tile, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]

@@ -23,7 +23,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
-from nnkernels.machine.simd import U, add, broadcast, lanes_of, load, store
+from nnkernels.machine.simd import U, broadcast, lanes_of, load, store
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 
 CHUNK = 1024  # pixels per chunk at most
@@ -225,7 +225,7 @@ def unpack_rows(
         for _ in range(rows):
             if g.column_step == 1:
                 for q in range(0, Q, lanes_of(y)):
-                    v = add(load(sums, at + U(q), Q - q), bias)
+                    v = load(sums, at + U(q), Q - q) + bias
                     store(v, y, to + U(q), Q - q)
             else:
                 for q in range(U(Q)):

@@ -1,0 +1,388 @@
+"""3 x 3 convolution with fewer multiplications: F(m x m, 3 x 3) after Winograd, m = 4 or 2.
+
+An m x m patch of outputs needs an n x n patch d of inputs, n = m + 2. In one dimension (Toom and Cook): the m
+outputs are m coefficients of a product of polynomials, which is known once its values at n points are known;
+B^T takes inputs to such values, G the filter, A^T comes back. In two dimensions, for each patch:
+
+    y = A^T [ sum over c of (G w G^T) (B^T d B) ] A         the bracket: lane by lane over the n^2 values
+
+Per output, m = 4 multiplies 36 / 16 = 2.25 times instead of 9, m = 2 multiplies 4 times. For every one of the n^2
+values, the sum over c is a matrix product (patches x C) (C x K): the micro-kernel's. Transforms work on vectors
+of channels, so patches are packed with channels last.
+
+The price: the points 0, 1, -1, 2, -2 make numbers of different size meet, and rounding errors grow. Largest error
+in float32, relative to the largest output: about 2e-6 for m = 4, 6e-7 for m = 2, 4e-7 direct.
+
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of, load, store
+from nnkernels.ops.matmul.gemm import row_offsets
+from nnkernels.ops.matmul.micro import MR, block_product
+
+PATCHES = 56  # of a task, about: their n^2 values fit an L2 cache at 64 channels
+SLOTS = 8  # workspaces that tasks are dealt to
+DEEP = 1 << 20  # transformed filters: 4 MiB of float32, several L2 caches
+
+
+class Sizes(NamedTuple):
+    """Sizes of one convolution by patches of m x m outputs."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    P: int
+    Q: int
+    ph: int
+    pw: int
+    m: int
+    n: int  # m + 2
+    down: int  # rows of patches per image
+    across: int  # patches per row
+    rows: int  # rows of patches per task, counted through all images
+    width: int  # pixels of a packed row
+    panel: int  # filters of a panel
+    panels: int
+    from_k: int  # filter (k, c) begins at w[k from_k + c from_c], and is turned around if flip
+    from_c: int
+    flip: bool
+
+
+@lru_cache(maxsize=256)
+def sizes(
+    x: tuple[int, ...], K: int, padding: tuple[int, int], m: int, vector: int,
+    from_k: int, from_c: int, flip: bool,
+) -> Sizes:  # fmt: skip
+    """Return the sizes for x (N, C, H, W) and vectors of ``vector`` lanes."""
+    N, C, H, W = x
+    ph, pw = padding
+    P, Q = H + 2 * ph - 2, W + 2 * pw - 2
+    down, across = -(-P // m), -(-Q // m)
+    most = max(1, -(-PATCHES // across))
+    # Among 1 ... most rows, those that fill the tiles' MR rows best; the larger of equals.
+    rows = max(range(1, most + 1), key=lambda r: (r * across / (-(-r * across // MR) * MR) > 0.9, r))
+    rows = min(rows, -(-N * down // 2))  # two tasks at least
+    # Whole tiles of columns where three vectors divide K well, else of two, which divide more numbers.
+    over = K % (VECTORS * vector)
+    panel = (VECTORS if over == 0 or over > 2 * vector else 2) * vector
+    return Sizes(
+        N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, rows, m * across + 2, panel, -(-K // panel),
+        from_k, from_c, flip,
+    )  # fmt: skip
+
+
+# --- the transforms, one lane per channel ---
+
+
+@jit_elementwise
+def input_4(d: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = B^T d for 6 rows of ``count`` numbers, ``step`` apart."""
+    for c in range(0, count, lanes_of(d)):
+        at, to, n = i + U(c), o + U(c), count - c
+        d0, d1, d2 = load(d, at, n), load(d, at + step, n), load(d, at + U(2) * step, n)
+        d3, d4, d5 = load(d, at + U(3) * step, n), load(d, at + U(4) * step, n), load(d, at + U(5) * step, n)
+        even, odd = d4 - 4 * d2, d3 - 4 * d1
+        even_2, odd_2 = d4 - d2, 2 * (d3 - d1)
+        store(4 * d0 - 5 * d2 + d4, out, to, n)
+        store(even + odd, out, to + out_step, n)
+        store(even - odd, out, to + U(2) * out_step, n)
+        store(even_2 + odd_2, out, to + U(3) * out_step, n)
+        store(even_2 - odd_2, out, to + U(4) * out_step, n)
+        store(4 * d1 - 5 * d3 + d5, out, to + U(5) * out_step, n)
+
+
+@jit_elementwise
+def input_2(d: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = B^T d for 4 rows."""
+    for c in range(0, count, lanes_of(d)):
+        at, to, n = i + U(c), o + U(c), count - c
+        d0, d1, d2 = load(d, at, n), load(d, at + step, n), load(d, at + U(2) * step, n)
+        d3 = load(d, at + U(3) * step, n)
+        store(d0 - d2, out, to, n)
+        store(d1 + d2, out, to + out_step, n)
+        store(d2 - d1, out, to + U(2) * out_step, n)
+        store(d1 - d3, out, to + U(3) * out_step, n)
+
+
+@jit_elementwise
+def output_4(v: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = A^T v: 6 rows to 4."""
+    for c in range(0, count, lanes_of(v)):
+        at, to, n = i + U(c), o + U(c), count - c
+        v0, v1, v2 = load(v, at, n), load(v, at + step, n), load(v, at + U(2) * step, n)
+        v3, v4, v5 = load(v, at + U(3) * step, n), load(v, at + U(4) * step, n), load(v, at + U(5) * step, n)
+        even, odd, even_2, odd_2 = v1 + v2, v1 - v2, v3 + v4, v3 - v4
+        store(v0 + even + even_2, out, to, n)
+        store(odd + 2 * odd_2, out, to + out_step, n)
+        store(even + 4 * even_2, out, to + U(2) * out_step, n)
+        store(odd + 8 * odd_2 + v5, out, to + U(3) * out_step, n)
+
+
+@jit_elementwise
+def output_2(v: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = A^T v: 4 rows to 2."""
+    for c in range(0, count, lanes_of(v)):
+        at, to, n = i + U(c), o + U(c), count - c
+        v0, v1, v2 = load(v, at, n), load(v, at + step, n), load(v, at + U(2) * step, n)
+        v3 = load(v, at + U(3) * step, n)
+        store(v0 + v1 + v2, out, to, n)
+        store(v1 - v2 - v3, out, to + out_step, n)
+
+
+@jit_elementwise
+def filter_4(g: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = G g: 3 rows to 6."""
+    for c in range(0, count, lanes_of(g)):
+        at, to, n = i + U(c), o + U(c), count - c
+        g0, g1, g2 = load(g, at, n), load(g, at + step, n), load(g, at + U(2) * step, n)
+        even, odd = (-1 / 6) * (g0 + g2), (1 / 6) * g1
+        even_2, odd_2 = (1 / 24) * g0 + (1 / 6) * g2, (1 / 12) * g1
+        store(0.25 * g0, out, to, n)
+        store(even - odd, out, to + out_step, n)
+        store(even + odd, out, to + U(2) * out_step, n)
+        store(even_2 + odd_2, out, to + U(3) * out_step, n)
+        store(even_2 - odd_2, out, to + U(4) * out_step, n)
+        store(g2, out, to + U(5) * out_step, n)
+
+
+@jit_elementwise
+def filter_2(g: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int) -> None:
+    """out = G g: 3 rows to 4."""
+    for c in range(0, count, lanes_of(g)):
+        at, to, n = i + U(c), o + U(c), count - c
+        g0, g1, g2 = load(g, at, n), load(g, at + step, n), load(g, at + U(2) * step, n)
+        even, odd = 0.5 * (g0 + g2), 0.5 * g1
+        store(g0, out, to, n)
+        store(even + odd, out, to + out_step, n)
+        store(even - odd, out, to + U(2) * out_step, n)
+        store(g2, out, to + U(3) * out_step, n)
+
+
+# --- the steps of a task ---
+
+
+@jit_tuned
+def transform_filters(
+    w: Array, g: Sizes, c: int, first: int, width: int, part: Array, u: Array, plane: U, to: U
+) -> None:
+    """u[to + (i n + j) plane + k] = (G w G^T)[i, j] of channel c of the filters k from ``first`` on."""
+    taps, half, row = U(0), U(9 * width), U(width)
+    for k in range(width):
+        at = U((first + k) * g.from_k + c * g.from_c)
+        for t in range(9):
+            part[taps + U(t * width + k)] = w[at + U(8 - t if g.flip else t)]
+    for s in range(3):  # columns: 3 x 3 to n x 3
+        if g.m == 4:
+            filter_4(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
+        else:
+            filter_2(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
+    for i in range(g.n):  # rows: n x 3 to n x n
+        if g.m == 4:
+            filter_4(part, half + U(3 * i) * row, row, u, to + U(i * g.n) * plane, plane, width)
+        else:
+            filter_2(part, half + U(3 * i) * row, row, u, to + U(i * g.n) * plane, plane, width)
+
+
+@jit_elementwise
+def pack_patch_rows(x: Array, g: Sizes, image: int, row: int, pixels: Array) -> None:
+    """Write the n input rows under a row of patches as pixels[i, j, c]; columns of zeros are there already."""
+    step = U(g.C)
+    for i in range(g.n):
+        h = row * g.m + i - g.ph
+        first = U((i * g.width + g.pw) * g.C)
+        length = min(g.W, g.width - g.pw)
+        for c in range(g.C):
+            to = first + U(c)
+            if h < 0 or h >= g.H:
+                for j in range(U(length)):
+                    pixels[to + j * step] = 0
+            else:
+                at = U(((image * g.C + c) * g.H + h) * g.W)
+                for j in range(U(length)):
+                    pixels[to + j * step] = x[at + j]
+
+
+@jit_tuned
+def transform_input(pixels: Array, g: Sizes, t: int, patches: int, part: Array, v: Array) -> None:
+    """v[i, j, t + q, :] = (B^T d B)[i, j] for the patches q of a row."""
+    n, C = g.n, U(g.C)
+    plane = U(patches) * C
+    for q in range(g.across):
+        for j in range(n):
+            at = U(q * g.m + j) * C
+            if g.m == 4:
+                input_4(pixels, at, U(g.width) * C, part, U(j) * C, U(n) * C, g.C)
+            else:
+                input_2(pixels, at, U(g.width) * C, part, U(j) * C, U(n) * C, g.C)
+        for i in range(n):
+            to = U(i * n) * plane + U(t + q) * C
+            if g.m == 4:
+                input_4(part, U(i * n) * C, C, v, to, plane, g.C)
+            else:
+                input_2(part, U(i * n) * C, C, v, to, plane, g.C)
+
+
+@jit_tuned
+def transform_output(
+    sums: Array, g: Sizes, t: int, patches: int, width: int, part: Array, pixels: Array
+) -> None:
+    """pixels[i, q m + j, :] = (A^T sums A)[i, j] for the patches q of a row; ``width`` channels."""
+    n, m, K = g.n, g.m, U(width)
+    plane = U(patches) * K
+    for q in range(g.across):
+        for j in range(n):
+            at = U(j) * plane + U(t + q) * K
+            if m == 4:
+                output_4(sums, at, U(n) * plane, part, U(j) * K, U(n) * K, width)
+            else:
+                output_2(sums, at, U(n) * plane, part, U(j) * K, U(n) * K, width)
+        for i in range(m):
+            to = U(i * g.width + q * m) * K
+            if m == 4:
+                output_4(part, U(i * n) * K, K, pixels, to, K, width)
+            else:
+                output_2(part, U(i * n) * K, K, pixels, to, K, width)
+
+
+@jit_elementwise
+def unpack_patch_rows(
+    pixels: Array, b: Array, g: Sizes, image: int, row: int, first: int, width: int, y: Array
+) -> None:
+    """Write the m output rows of a row of patches, with the bias, as y[n, k, p, q], k from ``first`` on."""
+    step = U(width)
+    for i in range(min(g.m, g.P - row * g.m)):
+        for k in range(width):
+            at, bias = U(i * g.width * width + k), b[first + k]
+            to = U(((image * g.K + first + k) * g.P + row * g.m + i) * g.Q)
+            for q in range(U(g.Q)):
+                y[to + q] = pixels[at + q * step] + bias
+
+
+# --- shallow: all filters are transformed once, then blocks of patches go through the L2 cache ---
+
+
+@jit_tuned
+def block_of_patches(
+    task: int, x: Array, u: Array, b: Array, at: Array, g: Sizes,
+    pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
+) -> None:  # fmt: skip
+    first, end = task * g.rows, min(g.N * g.down, (task + 1) * g.rows)
+    patches = (end - first) * g.across
+    for row in range(first, end):
+        pack_patch_rows(x, g, row // g.down, row % g.down, pixels)
+        transform_input(pixels, g, (row - first) * g.across, patches, part, v)
+    for value in range(g.n * g.n):
+        for k in range(0, g.K, g.panel):  # a panel stays in the L2 cache while the patches pass by
+            block_product(
+                v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches,
+                u, U((value * g.panels * g.panel + k) * g.C), g.panel, at, min(g.panel, g.K - k), g.C,
+                sums, U(value * patches * g.K + k), U(g.K), False,
+            )  # fmt: skip
+    for row in range(first, end):
+        transform_output(sums, g, (row - first) * g.across, patches, g.K, part, out)
+        unpack_patch_rows(out, b, g, row // g.down, row % g.down, 0, g.K, y)
+
+
+@jit_parallel
+def shallow(
+    x: Array, w: Array, b: Array, at: Array, g: Sizes, u: Array,
+    pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
+) -> None:  # fmt: skip
+    plane, slots = U(g.panels * g.panel * g.C), len(v)
+    for c in prange(g.C):
+        work = np.empty(27 * g.panel, w.dtype)
+        for k in range(0, g.K, g.panel):
+            transform_filters(w, g, c, k, min(g.panel, g.K - k), work, u, plane, U(k * g.C + c * g.panel))
+    for slot in prange(slots):
+        pixels[slot, :] = 0
+        for task in range(slot, (g.N * g.down + g.rows - 1) // g.rows, slots):
+            block_of_patches(
+                task, x, u, b, at, g, pixels[slot], out[slot], part[slot], v[slot], sums[slot], y
+            )
+
+
+# --- deep: many channels, few patches. All patches are transformed once; a task is a panel of filters, whose
+# values, n^2 / 9 times the filters, then never leave the L2 cache ---
+
+
+@jit_tuned
+def panel_of_filters(
+    panel: int, v: Array, w: Array, b: Array, at: Array, g: Sizes,
+    u: Array, out: Array, part: Array, sums: Array, y: Array,
+) -> None:  # fmt: skip
+    first, patches = panel * g.panel, g.N * g.down * g.across
+    width, plane = min(g.panel, g.K - first), U(g.C * g.panel)
+    for c in range(g.C):
+        transform_filters(w, g, c, first, width, part, u, plane, U(c * g.panel))
+    for value in range(g.n * g.n):
+        block_product(
+            v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches, u, U(value) * plane, g.panel, at,
+            width, g.C, sums, U(value * patches * width), U(width), False,
+        )  # fmt: skip
+    for row in range(g.N * g.down):
+        transform_output(sums, g, row * g.across, patches, width, part, out)
+        unpack_patch_rows(out, b, g, row // g.down, row % g.down, first, width, y)
+
+
+@jit_parallel
+def deep(
+    x: Array, w: Array, b: Array, at: Array, g: Sizes, u: Array,
+    pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
+) -> None:  # fmt: skip
+    slots = len(u)
+    for slot in prange(slots):
+        pixels[slot, :] = 0
+        for row in range(slot, g.N * g.down, slots):
+            pack_patch_rows(x, g, row // g.down, row % g.down, pixels[slot])
+            transform_input(pixels[slot], g, row * g.across, g.N * g.down * g.across, part[slot], v)
+    for slot in prange(slots):
+        for panel in range(slot, g.panels, slots):
+            panel_of_filters(panel, v, w, b, at, g, u[slot], out[slot], part[slot], sums[slot], y)
+
+
+def convolve(
+    x: Array, w: Array, b: Array, g: Sizes
+) -> Array:
+    """Return the correlation of x (N, C, H, W) with K filters."""
+    n2, dtype = g.n * g.n, x.dtype
+    y = empty((g.N, g.K, g.P, g.Q), dtype)
+    at = row_offsets(g.C, g.panel)
+    arrays = x.reshape(-1), w.reshape(-1), b, at, g
+    if n2 * g.C * g.K > DEEP:
+        slots, patches = min(SLOTS, g.panels), g.N * g.down * g.across
+        deep(
+            *arrays, empty((slots, n2 * g.C * g.panel), dtype), empty((slots, g.n * g.width * g.C), dtype),
+            empty((slots, g.m * g.width * g.panel), dtype), empty((slots, max(n2 * g.C, 27 * g.panel)), dtype),
+            empty((n2 * patches * g.C,), dtype), empty((slots, n2 * patches * g.panel), dtype), y.reshape(-1),
+        )  # fmt: skip
+    else:
+        slots, patches = min(SLOTS, -(-g.N * g.down // g.rows)), g.rows * g.across
+        shallow(
+            *arrays, empty((n2 * g.panels * g.panel * g.C,), dtype), empty((slots, g.n * g.width * g.C), dtype),
+            empty((slots, g.m * g.width * g.K), dtype), empty((slots, n2 * max(g.C, g.K)), dtype),
+            empty((slots, n2 * patches * g.C), dtype), empty((slots, n2 * patches * g.K), dtype), y.reshape(-1),
+        )  # fmt: skip
+    return y
+
+
+def forward(x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int) -> Array:
+    """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1."""
+    K, C, _, _ = w.shape
+    g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False)
+    return convolve(x, w, np.zeros(K, x.dtype) if b is None else b, g)
+
+
+def input_gradient(dy: Array, w: Array, padding: tuple[int, int], m: int) -> Array:
+    """Return dx (N, C, H, W): the correlation of dy with the filters turned around, channels for filters."""
+    _, C, _, _ = w.shape
+    g = sizes(dy.shape, C, (2 - padding[0], 2 - padding[1]), m, lanes(dy.dtype), 9, 9 * C, True)
+    return convolve(dy, w, np.zeros(C, dy.dtype), g)
