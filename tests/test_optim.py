@@ -141,9 +141,9 @@ def test_a_parameter_without_a_gradient_and_its_state_stay_untouched(case):
 def test_a_step_works_in_place_and_leaves_the_gradient_alone(case):
     cls, options = CASES[case]
     p = nn.Parameter(np.ones((2, 3)))
-    data, g = p.data, np.asfortranarray(np.arange(6.0).reshape(2, 3) - 2)
-    p.grad = nnk.Tensor(g)
-    cls([p], **options).step()
+    optimizer, g = cls([p], **options), np.asfortranarray(np.arange(6.0).reshape(2, 3) - 2)
+    data, p.grad = p.data, nnk.Tensor(g)
+    optimizer.step()
     assert p.data is data
     assert (data != 1).sum() >= 5
     np.testing.assert_array_equal(g, np.arange(6.0).reshape(2, 3) - 2)
@@ -240,3 +240,33 @@ def test_momentum_gets_through_a_narrow_valley_in_fewer_steps():
     heavy = remaining(lambda params: SGD(params, lr=4 / 121, momentum=(9 / 11) ** 2))
     assert plain == pytest.approx((99 / 101) ** 100, rel=1e-6)
     assert heavy < 1e-6 < plain
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_flat_call_equals_one_call_per_parameter(case):
+    """Also when a parameter has missed a step, or was given another array."""
+    cls, options = CASES[case]
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4), (5,), (2, 1, 3)]
+    values = [rng.standard_normal(s) for s in shapes]
+    together = [nn.Parameter(v.copy()) for v in values]
+    alone = [nn.Parameter(v.copy()) for v in values]
+    flat, single = cls(together, **options), [cls([p], **options) for p in alone]
+    for step in range(6):
+        for i, (p, q) in enumerate(zip(together, alone)):
+            g = rng.standard_normal(p.shape)
+            missing = step == 2 and i == 1
+            p.grad, q.grad = (None, None) if missing else (nnk.Tensor(g), nnk.Tensor(g.copy()))
+        if step == 4:
+            together[0].data = together[0].data.copy()
+        flat.step()
+        for optimizer in single:
+            optimizer.step()
+        for p, q in zip(together, alone):
+            np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_a_parameter_given_twice_is_refused():
+    p = nn.Parameter(np.ones(3))
+    with pytest.raises(ValueError, match="the same Parameter more than once"):
+        SGD([p, p], lr=0.1)
