@@ -6,7 +6,7 @@ numbers after the other is multiplied into it. The functions below say so direct
 
     load(x, i, n)        a vector of the first n elements of the flat array x from index i, zeros behind
     store(v, x, i, n)    write the first n lanes to x        broadcast(x, i)   x[i] in every lane
-    fma(a, b, c)         a b + c, rounded once               maximum(a, b)
+    fma(a, b, c)         a b + c, rounded once               maximum(a, s)     of a vector and a number
     a + b, a - b, 2 * a  lane by lane; a product and a sum may become one multiply-add
 
 A tile is ROWS x vectors such registers, holding ROWS x (vectors * LANES) sums:
@@ -88,9 +88,9 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     return a * b + c
 
 
-def maximum(a: Any, b: Any) -> Any:
-    """Return the larger of each lane of two vectors, NaN where a is NaN."""
-    return np.where(a < b, b, a)
+def maximum(a: Any, s: float) -> Any:
+    """Return the larger of each lane of a and the number s, NaN where a is NaN."""
+    return np.where(a < s, a.dtype.type(s), a)
 
 
 def zero_tile(x: Array, vectors: int) -> Any:
@@ -209,9 +209,7 @@ class Emitter:
     def rows(self, pointer: Any, row: Any, m: Any) -> list[Any]:
         """Return the addresses of a tile's rows; those from row m on repeat row m - 1."""
         last = self.b.sub(m, I64(1))
-        numbers = (
-            self.b.select(self.b.icmp_signed("<", I64(r), last), I64(r), last) for r in range(ROWS)
-        )
+        numbers = (self.b.select(self.b.icmp_signed("<", I64(r), last), I64(r), last) for r in range(ROWS))
         return [self.b.gep(pointer, [self.b.mul(r, row)]) for r in numbers]
 
     def columns(self, pointer: Any, vectors: int) -> list[Any]:
@@ -257,9 +255,7 @@ def emit_add_outer(
     return t
 
 
-def emit_store_tile(
-    e: Emitter, vectors: int, t: Any, x: Any, p: Any, row: Any, m: Any, n: Any
-) -> None:
+def emit_store_tile(e: Emitter, vectors: int, t: Any, x: Any, p: Any, row: Any, m: Any, n: Any) -> None:
     # Rows beyond the last repeat it: they write the same numbers to the same place once more.
     masks = e.masks(n, vectors)
     for r, pointer in enumerate(e.rows(e.pointer(x, p), row, m)):
@@ -320,11 +316,12 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _maximum(typing: Any, a: Any, b: Any) -> Any:
+def _maximum(typing: Any, a: Any, s: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", *values), values[1], values[0])
+        v, least = values[0], Emitter(context, builder, a).spread(values[1])
+        return builder.select(builder.fcmp_ordered("<", v, least), least, v)
 
-    return a(a, b), generate
+    return a(a, a.dtype), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -423,8 +420,8 @@ def _compiled_fma(a: Any, b: Any, c: Any) -> Any:
 
 
 @overload(maximum, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_maximum(a: Any, b: Any) -> Any:
-    return (lambda a, b: _maximum(a, b)) if ENABLED else maximum
+def _compiled_maximum(a: Any, s: Any) -> Any:
+    return (lambda a, s: _maximum(a, s)) if ENABLED else maximum
 
 
 @overload(operator.add, strict=False)  # type: ignore[untyped-decorator]

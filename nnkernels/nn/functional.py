@@ -15,14 +15,23 @@ __all__ = [
 ]  # fmt: skip
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """Return x (..., I) times weight (O, I) transposed, plus bias (O)."""
-    return OPS["linear"](x, weight, bias)
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None) -> Any:
+    """Return x (..., I) times weight (O, I) transposed, plus bias (O); max(., 0) of it for "relu"."""
+    return OPS["linear"](x, weight, bias, activation=activation)
 
 
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
-    """Return x (N, C, H, W) correlated with weight (K, C, R, S), plus bias (K)."""
-    return OPS["conv2d"](x, weight, bias, stride=stride, padding=padding)
+def conv2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, *, activation: str | None = None,
+) -> Any:  # fmt: skip
+    """Return x (N, C, H, W) correlated with weight (K, C / groups, R, S), plus bias (K).
+
+    With activation="relu", max(., 0) of it in the same pass over memory.
+    """
+    return OPS["conv2d"](
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        activation=activation,
+    )  # fmt: skip
 
 
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:

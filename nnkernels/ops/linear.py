@@ -4,6 +4,8 @@
     dx[n, i] = sum over o of dy[n, o] w[o, i]     dw[o, i] = sum over n of dy[n, o] x[n, i]
     db[o]    = sum over n of dy[n, o]
 
+With activation="relu", y is max(y, 0), in the same pass over memory.
+
 The layout is PyTorch's: a weight row per output, so that x and w meet row against row.
 """
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
+from nnkernels.ops.activation import check_activation, through_relu
 from nnkernels.ops.matmul.gemm import gemm
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, rank
@@ -31,7 +34,7 @@ def as_rows(x: Array) -> Array:
 
 
 @jit
-def linear_forward_kernel(x: Array, w: Array, b: Array, y: Array) -> None:
+def linear_forward_kernel(x: Array, w: Array, b: Array, relu: bool, y: Array) -> None:
     N, I = x.shape  # noqa: E741 (the formula's name)
     O = w.shape[0]  # noqa: E741
     for n in range(N):
@@ -39,49 +42,64 @@ def linear_forward_kernel(x: Array, w: Array, b: Array, y: Array) -> None:
             s = b[o]
             for i in range(I):
                 s += x[n, i] * w[o, i]
-            y[n, o] = s
+            y[n, o] = max(s, 0) if relu else s
 
 
 @jit
-def linear_backward_kernel(dy: Array, x: Array, w: Array, dx: Array, dw: Array, db: Array) -> None:
+def linear_backward_kernel(
+    dy: Array, y: Array, x: Array, w: Array, relu: bool, dx: Array, dw: Array, db: Array
+) -> None:
     N, I = x.shape  # noqa: E741
     O = w.shape[0]  # noqa: E741
     for n in range(N):
         for o in range(O):
+            if relu and y[n, o] <= 0:
+                continue  # max(s, 0) is flat there
             db[o] += dy[n, o]
             for i in range(I):
                 dx[n, i] += dy[n, o] * w[o, i]
                 dw[o, i] += dy[n, o] * x[n, i]
 
 
-def linear_forward_loops(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+def linear_forward_loops(
+    x: Array, w: Array, b: Array | None = None, *, activation: str | None = None
+) -> tuple[Array]:
     y = np.empty((*x.shape[:-1], len(w)), x.dtype)
     bias = np.zeros(len(w), x.dtype) if b is None else b
-    linear_forward_kernel(as_rows(x), w, bias, as_rows(y))
+    linear_forward_kernel(as_rows(x), w, bias, activation == "relu", as_rows(y))
     return (y,)
 
 
 def linear_backward_loops(
-    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
-) -> Grads:
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool], *,
+    activation: str | None = None,
+) -> Grads:  # fmt: skip
     x, w, _ = inputs
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)
-    linear_backward_kernel(as_rows(dy), as_rows(x), w, as_rows(dx), dw, db)
+    linear_backward_kernel(
+        as_rows(dy), as_rows(outputs[0]), as_rows(x), w, activation == "relu", as_rows(dx), dw, db
+    )
     return (dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None)
 
 
 # --- vectorized ---
 
 
-def linear_forward_vectorized(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+def linear_forward_vectorized(
+    x: Array, w: Array, b: Array | None = None, *, activation: str | None = None
+) -> tuple[Array]:
     y = x @ w.T
-    return (y if b is None else y + b,)
+    y = y if b is None else y + b
+    return (np.maximum(y, 0) if activation == "relu" else y,)
 
 
 def linear_backward_vectorized(
-    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
-) -> Grads:
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool], *,
+    activation: str | None = None,
+) -> Grads:  # fmt: skip
     x, w, _ = inputs
+    if activation == "relu":
+        dy = dy * (outputs[0] > 0)
     rows, drows = as_rows(x), as_rows(dy)
     dx = dy @ w if needs[0] else None
     dw = drows.T @ rows if needs[1] else None
@@ -108,19 +126,32 @@ def sum_rows(dy: Array, db: Array) -> None:
             db[o] += dy[n, o]
 
 
-def linear_forward_tuned(x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+@jit_tuned
+def relu_inplace(y: Array) -> None:
+    for i in range(y.size):
+        y[i] = max(y[i], y.dtype.type(0))
+
+
+def linear_forward_tuned(
+    x: Array, w: Array, b: Array | None = None, *, activation: str | None = None
+) -> tuple[Array]:
     y = empty((*x.shape[:-1], len(w)), x.dtype)
     rows = as_rows(y)
     if b is not None:
         set_rows(b, rows)
     gemm(as_rows(x), w, rows, transpose_b=True, add=b is not None)
+    if activation == "relu":
+        relu_inplace(y.reshape(-1))
     return (y,)
 
 
 def linear_backward_tuned(
-    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool]
-) -> Grads:
+    dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool], *,
+    activation: str | None = None,
+) -> Grads:  # fmt: skip
     x, w, _ = inputs
+    if activation == "relu":
+        dy = through_relu(dy, outputs[0])
     drows = as_rows(dy)
     dx = dw = db = None
     if needs[0]:
@@ -138,7 +169,7 @@ def linear_backward_tuned(
 # --- records ---
 
 
-def check(x: Array, w: Array, b: Array | None = None) -> None:
+def check(x: Array, w: Array, b: Array | None = None, *, activation: str | None = None) -> None:
     floats("linear", x=x, w=w, **given(b=b))
     rank("linear", "w", w, 2, "(out_features, in_features)")
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
@@ -146,13 +177,16 @@ def check(x: Array, w: Array, b: Array | None = None) -> None:
             f"linear: x must have {w.shape[1]} features on its last axis, as w {w.shape} has, "
             f"got shape {x.shape}"
         )
+    check_activation("linear", activation)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear: b must have shape {w.shape[:1]}, one value per row of w, got {b.shape}")
 
 
-def sample(rng: np.random.Generator, dtype: Any, *shapes: tuple[int, ...] | None) -> Sample:
+def sample(
+    rng: np.random.Generator, dtype: Any, *shapes: tuple[int, ...] | None, **attributes: Any
+) -> Sample:
     arrays = tuple(None if s is None else np.asarray(rng.standard_normal(s), dtype) for s in shapes)
-    return Sample(f"{shapes}", arrays)
+    return Sample(f"{shapes}" + (f" {attributes}" if attributes else ""), arrays, attributes)
 
 
 def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
@@ -162,12 +196,14 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (2, 3, 4), (5, 4), (5,))
     yield sample(rng, dtype, (4,), (3, 4), (3,))
     yield sample(rng, dtype, (0, 4), (3, 4), (3,))
+    yield sample(rng, dtype, (6, 7), (5, 7), (5,), activation="relu")
 
 
 def bad_inputs() -> Iterator[BadInput]:
     w = np.ones((3, 4))
     yield BadInput(ValueError, "x must have 4 features", (np.ones((2, 5)), w, None))
     yield BadInput(ValueError, "w must have 2 axes", (np.ones((2, 4)), np.ones(4), None))
+    yield BadInput(ValueError, "activation must be one of relu", (np.ones((2, 4)), w), {"activation": "tanh"})
     yield BadInput(ValueError, "b must have shape (3,)", (np.ones((2, 4)), w, np.ones(4)))
     yield BadInput(TypeError, "x must be float32 or float64, got uint8", (np.ones((2, 4), np.uint8), w, None))
     yield BadInput(TypeError, "one dtype", (np.ones((2, 4), np.float32), w, None))
@@ -179,14 +215,22 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 784), (128, 784), (128,))
 
 
-def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: Inputs) -> Array:
+def jvp(
+    tangents: tuple[Array | None, ...],
+    outputs: tuple[Array],
+    inputs: Inputs,
+    *,
+    activation: str | None = None,
+) -> Array:
     (x, w, _), (dx, dw, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
     if dx is not None:
         dy += linear_forward_loops(dx, w)[0]
     if dw is not None:
         dy += linear_forward_loops(x, dw)[0]
-    return dy if db is None else dy + db
+    if db is not None:
+        dy += db
+    return dy * (outputs[0] > 0) if activation == "relu" else dy
 
 
 linear = Op(
@@ -198,7 +242,7 @@ linear = Op(
     samples=samples,
     bad_inputs=bad_inputs,
     bench_samples=bench_samples,
-    flops=lambda x, w, b=None: (2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w),
+    flops=lambda x, w, b=None, *, activation=None: (2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w),
     jvp=jvp,
     tolerance=256,
     mutants=(
@@ -207,6 +251,8 @@ linear = Op(
         Mutant("db of the last row only", "tuned", "linear.py",
                "db[o] += dy[n, o]\n\n\ndef", "db[o] = dy[n, o]\n\n\ndef"),
         Mutant("w not transposed for dx", "tuned", "linear.py",
-               "gemm_nt(drows, transposed(w),", "gemm_nt(drows, w,"),
+               "gemm(drows, w, as_rows(dx))", "gemm(drows, w.T.copy().reshape(w.shape), as_rows(dx))"),
+        Mutant("slope of relu forgotten", "tuned", "linear.py",
+               "dy = through_relu(dy, outputs[0])", "pass"),
     ),
 )  # fmt: skip

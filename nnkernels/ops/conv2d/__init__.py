@@ -6,8 +6,9 @@
     P = floor((H + 2 ph - dh (R - 1) - 1) / sh) + 1, Q alike
 
 with stride (sh, sw), padding (ph, pw), dilation (dh, dw), zeros outside. With groups, the K filters and C
-channels fall into as many equal parts, and filters read the channels of their own part only. Every product x w
-of the sum gives dy w to dx and dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
+channels fall into as many equal parts, and filters read the channels of their own part only. With
+activation="relu", y is max(y, 0), in the same pass over memory. Every product x w of the sum gives dy w to dx and
+dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.activation import check_activation
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
 from nnkernels.ops.conv2d.shapes import Pair, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
@@ -29,7 +31,7 @@ from nnkernels.ops.validate import check_pair, fail_type, floats, given, output_
 
 def check(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
 ) -> None:  # fmt: skip
     floats("conv2d", x=x, w=w, **given(b=b))
     rank("conv2d", "x", x, 4, "(N, C, H, W)")
@@ -37,6 +39,7 @@ def check(
     if w.size == 0:
         raise ValueError(f"conv2d: w must not be empty, got shape {w.shape}")
     check_groups("conv2d", groups, x, w)
+    check_activation("conv2d", activation)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     (sh, sw), (ph, pw), (dh, dw) = (
@@ -81,6 +84,8 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 5, 5), (2, 2, 1, 1), stride=3)
     yield sample(rng, dtype, (1, 2, 2, 3), (2, 2, 4, 5), padding=(2, 1))
     yield sample(rng, dtype, (0, 2, 4, 4), (3, 2, 3, 3))
+    yield sample(rng, dtype, (2, 3, 5, 6), (4, 3, 3, 3), padding=1, stride=(1, 2), activation="relu")
+    yield sample(rng, dtype, (1, 24, 3, 4), (25, 24, 3, 3), padding=1, activation="relu")  # Winograd
     yield sample(rng, dtype, (1, 2, 1, 4), (3, 2, 1, 1), padding=1, stride=3)
     yield sample(rng, dtype, (2, 2, 9, 8), (3, 2, 3, 2), dilation=(2, 3), padding=(2, 1))
     yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
@@ -94,6 +99,7 @@ def bad_inputs() -> Iterator[BadInput]:
     x, w = np.ones((2, 3, 5, 5)), np.ones((4, 3, 3, 3))
     yield BadInput(ValueError, "x must have 4 axes (N, C, H, W), got shape (3, 5, 5)", (x[0], w))
     yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
+    yield BadInput(ValueError, "activation must be", (x, w), {"activation": "tanh"})
     yield BadInput(ValueError, "w takes 3 in each of 2 groups", (x, w), {"groups": 2})
     yield BadInput(ValueError, "divide the 4 filters", (x, w[:, :1]), {"groups": 3})
     yield BadInput(TypeError, "groups must be an int", (x, w), {"groups": 1.0})
@@ -119,7 +125,7 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 
 def flops(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
 ) -> int:  # fmt: skip
     N, K, P, Q = out_shape(x, w, stride, padding, dilation)
     return N * K * P * Q * int(2 * w[0].size + (b is not None))
@@ -131,11 +137,14 @@ def jvp(
 ) -> Array:  # fmt: skip
     (x, w, _), (dx, dw, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
+    relu = attributes.pop("activation", None) == "relu"  # of the sum, not of its terms
     if dx is not None:
         dy += conv2d_forward_loops(dx, w, **attributes)[0]
     if dw is not None:
         dy += conv2d_forward_loops(x, dw, **attributes)[0]
-    return dy if db is None else dy + db[:, None, None]
+    if db is not None:
+        dy += db[:, None, None]
+    return dy * (outputs[0] > 0) if relu else dy
 
 
 def mutant(name: str, body: Any, file: str, old: str, new: str) -> Mutant:
@@ -161,16 +170,25 @@ conv2d = Op(
         mutant("missing += in dw", "loops", "loops", "dw[k, c, r, s] += dy", "dw[k, c, r, s] = dy"),
         mutant("bias forgotten", "loops", "loops", "total = b[k]", "total = 0 * b[k]"),
         mutant("strides swapped", "vectorized", "vectorized",
-               ":: stride[0], :: stride[1]", ":: stride[1], :: stride[0]"),
+               ":: stride[0], :: stride[1], ::dh, ::dw", ":: stride[1], :: stride[0], ::dh, ::dw"),
         mutant("padding on one side", "vectorized", "vectorized",
                "(ph, ph), (pw, pw)", "(2 * ph, 0), (pw, pw)"),
-        mutant("kernel flipped in dx", "tuned", "planes", "+ g.margin - behind)", "+ behind)"),
-        mutant("off-by-one padding", "tuned", "planes",
-               "(g.W - 1 + g.pw - b) // g.sw + 1)\n                        to",
-               "(g.W - 1 + g.pw - b) // g.sw)\n                        to"),
-        mutant("phase forgotten", "tuned", "planes", "+ r % g.sh) * g.phases_w", ") * g.phases_w"),
-        mutant("a group's images overlap", "tuned", "planes", "U(k * g.plane + m * g.image + p * g.Wq)",
-               "U(k * g.plane + p * g.Wq)"),
-        mutant("db counts twice", "tuned", "tuned", "db[k] += s", "db[k] += s + s"),
+        mutant("kernel flipped in dx", "tuned", "planes",
+               "(far_h - dh * r // sh) * pitch + far_w - dw * s // sw", "(dh * r // sh) * pitch + dw * s // sw"),
+        mutant("off-by-one padding", "tuned", "planes", "low * g.sw + b - g.left", "low * g.sw + b - g.left + 1"),
+        mutant("phase forgotten", "tuned", "planes", "(c * fh + r % sh) * fw", "c * fh * fw"),
+        mutant("rows of dx left out", "tuned", "planes",
+               "high = (length - 1 + padding - a) // stride + 1", "high = (length - 1 + padding - a) // stride"),
+        mutant("groups read the first channels", "tuned", "direct",
+               "base + start + group * channels * g.plane", "base + start"),
+        mutant("images overlap", "tuned", "weights", "for n in range(slot, g.N, g.slots):",
+               "for n in range(0, g.N, g.slots):"),
+        mutant("filter rows mixed up", "tuned", "weights", "r // g.together * (g.S // g.run_s)", "r // g.together"),
+        mutant("db counts twice", "tuned", "weights", "db[k] = total", "db[k] = total + total"),
+        mutant("slope of relu forgotten", "tuned", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
+        mutant("Winograd: wrong point", "tuned", "winograd", "store(d2 - d1,", "store(d1 - d2,"),
+        mutant("Winograd: filter not turned around", "tuned", "winograd", "8 - t if g.flip else t", "t"),
+        mutant("Winograd: patches overlap", "tuned", "winograd",
+               "U(q * g.m + j) * C", "U(q * g.n + j) * C"),
     ),
 )  # fmt: skip

@@ -88,10 +88,10 @@ def correlate(plan: Plan, x: Array, w: Array, b: Array, y: Array) -> None:
 
 
 def forward(
-    x: Array, w: Array, b: Array | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x: Array, w: Array, b: Array | None, stride: Pair, padding: Pair, dilation: Pair, groups: int, relu: bool
 ) -> Array:
     """Return y (N, K, P, Q)."""
-    plan = forward_plan(x.shape, w.shape, stride, padding, dilation, groups)
+    plan = forward_plan(x.shape, w.shape, stride, padding, dilation, groups, relu)
     g = plan.sizes
     y = empty((g.N, g.K, g.height, g.width), x.dtype)
     if y.size:

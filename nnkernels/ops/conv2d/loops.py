@@ -10,8 +10,9 @@ from nnkernels.ops.validate import pair
 
 @jit
 def conv2d_forward_kernel(
-    x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, y: Array
-) -> None:
+    x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    relu: bool, y: Array,
+) -> None:  # fmt: skip
     """y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + dh r - ph, sw q + dw s - pw] w[k, c, r, s]."""
     N, _, H, W = x.shape
     K, C, R, S = w.shape
@@ -29,13 +30,13 @@ def conv2d_forward_kernel(
                                 v = stride[1] * q + dilation[1] * s - padding[1]
                                 if 0 <= h < H and 0 <= v < W:  # outside lie zeros
                                     total += x[n, first + c, h, v] * w[k, c, r, s]
-                    y[n, k, p, q] = total
+                    y[n, k, p, q] = max(total, 0) if relu else total
 
 
 @jit
 def conv2d_backward_kernel(
-    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    dx: Array, dw: Array, db: Array,
+    dy: Array, y: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    relu: bool, dx: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
     """Every product x w of the forward pass hands dy w to its dx and dy x to its dw."""
     N, _, H, W = x.shape
@@ -46,6 +47,8 @@ def conv2d_backward_kernel(
             first = k // (K // groups) * C
             for p in range(P):
                 for q in range(Q):
+                    if relu and y[n, k, p, q] <= 0:
+                        continue  # max(total, 0) is flat there
                     db[k] += dy[n, k, p, q]
                     for c in range(C):
                         for r in range(R):
@@ -59,19 +62,24 @@ def conv2d_backward_kernel(
 
 def conv2d_forward_loops(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
 ) -> tuple[Array]:  # fmt: skip
     y = np.empty(out_shape(x, w, stride, padding, dilation), x.dtype)
     bias = np.zeros(len(w), x.dtype) if b is None else b
-    conv2d_forward_kernel(x, w, bias, pair(stride), pair(padding), pair(dilation), groups, y)
+    relu = activation == "relu"
+    conv2d_forward_kernel(x, w, bias, pair(stride), pair(padding), pair(dilation), groups, relu, y)
     return (y,)
 
 
 def conv2d_backward_loops(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
     *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+    activation: str | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)
-    conv2d_backward_kernel(dy, x, w, pair(stride), pair(padding), pair(dilation), groups, dx, dw, db)
+    conv2d_backward_kernel(
+        dy, outputs[0], x, w, pair(stride), pair(padding), pair(dilation), groups, activation == "relu",
+        dx, dw, db,
+    )  # fmt: skip
     return (dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None)

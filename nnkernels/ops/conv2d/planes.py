@@ -23,7 +23,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
-from nnkernels.machine.simd import U, broadcast, lanes_of, load, store
+from nnkernels.machine.simd import U, broadcast, lanes_of, load, maximum, store
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 
 CHUNK = 1024  # pixels per chunk at most
@@ -56,6 +56,7 @@ class Correlation(NamedTuple):
     width: int
     row_step: int
     column_step: int
+    relu: bool
 
 
 class Part(NamedTuple):
@@ -89,8 +90,9 @@ def chunk_rows(P: int, pitch: int, channels: int) -> int:
 
 @lru_cache(maxsize=256)
 def forward_plan(
-    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Plan:
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    relu: bool,
+) -> Plan:  # fmt: skip
     """Return the plan of y for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
     (N, C, H, W), (K, per_group, R, S) = x, w
     (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
@@ -105,7 +107,7 @@ def forward_plan(
     offsets = (((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw).reshape(-1)
     sizes = Correlation(
         N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
-        K, P, rows, P, Q, 1, 1,
+        K, P, rows, P, Q, 1, 1, relu,
     )  # fmt: skip
     parts = np.array([Part(P, Q, 0, 0, 0, 0, len(offsets), 0)])
     return Plan(sizes, parts, offsets.astype(np.uint64), np.empty(0, np.int64))
@@ -171,7 +173,7 @@ def gradient_plan(
             taps.append(((filters * R + r) * S + s).reshape(-1))
     sizes = Correlation(
         N, K, P, Q, 1, 1, top, left, 1, 1, pitch, packed, plane, plane_rows, groups,
-        C, max(f.length for f in down), rows, H, W, sh, sw,
+        C, max(f.length for f in down), rows, H, W, sh, sw, False,
     )  # fmt: skip
     return Plan(sizes, np.array(parts), np.concatenate(offsets).astype(np.uint64), np.concatenate(taps))
 
@@ -217,7 +219,7 @@ def unpack_rows(
     sums: Array, length: int, b: Array, g: Correlation, Q: int, n: int, k: int, m: int, rows: int,
     row: int, column: int, y: Array,
 ) -> None:  # fmt: skip
-    """Add the bias to the sums of channels k ... k + m and write their valid pixels where they belong."""
+    """Add the bias, and take max(x, 0) if asked to, of the sums of channels k ... k + m and write their valid pixels where they belong."""
     for r in range(m):
         bias = broadcast(b, U(k + r))
         at = U(r * length)
@@ -226,6 +228,8 @@ def unpack_rows(
             if g.column_step == 1:
                 for q in range(0, Q, lanes_of(y)):
                     v = load(sums, at + U(q), Q - q) + bias
+                    if g.relu:
+                        v = maximum(v, 0)
                     store(v, y, to + U(q), Q - q)
             else:
                 for q in range(U(Q)):

@@ -17,15 +17,13 @@ def padded_input(x: Array, padding: Pair) -> Array:
 def windows(x: Array, w: Array, stride: Pair, dilation: Pair) -> Any:
     """Return a view (N, C, P, Q, R, S) of a padded input x."""
     (dh, dw), (R, S) = dilation, w.shape[2:]
-    every = np.lib.stride_tricks.sliding_window_view(
-        x, (dh * (R - 1) + 1, dw * (S - 1) + 1), axis=(2, 3)
-    )
+    every = np.lib.stride_tricks.sliding_window_view(x, (dh * (R - 1) + 1, dw * (S - 1) + 1), axis=(2, 3))
     return every[:, :, :: stride[0], :: stride[1], ::dh, ::dw]
 
 
 def conv2d_forward_vectorized(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
 ) -> tuple[Array]:  # fmt: skip
     x_windows = windows(padded_input(x, pair(padding)), w, pair(stride), pair(dilation))
     parts = [
@@ -33,14 +31,18 @@ def conv2d_forward_vectorized(
         for part, filters in zip(np.split(x_windows, groups, axis=1), np.split(w, groups))
     ]
     y = np.ascontiguousarray(np.concatenate(parts, axis=-1).transpose(0, 3, 1, 2))
-    return (y if b is None else y + b[:, None, None],)
+    y = y if b is None else y + b[:, None, None]
+    return (np.maximum(y, 0) if activation == "relu" else y,)
 
 
 def conv2d_backward_vectorized(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
     *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+    activation: str | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
+    if activation == "relu":
+        dy = dy * (outputs[0] > 0)
     (sh, sw), (ph, pw), (dh, dv) = pair(stride), pair(padding), pair(dilation)
     (_, _, H, W), (_, _, R, S) = x.shape, w.shape
     _, _, P, Q = out_shape(x, w, stride, padding, dilation)

@@ -55,12 +55,13 @@ class Sizes(NamedTuple):
     from_k: int  # filter (k, c) begins at w[k from_k + c from_c], and is turned around if flip
     from_c: int
     flip: bool
+    relu: bool
 
 
 @lru_cache(maxsize=256)
 def sizes(
     x: tuple[int, ...], K: int, padding: tuple[int, int], m: int, vector: int,
-    from_k: int, from_c: int, flip: bool,
+    from_k: int, from_c: int, flip: bool, relu: bool,
 ) -> Sizes:  # fmt: skip
     """Return the sizes for x (N, C, H, W) and vectors of ``vector`` lanes."""
     N, C, H, W = x
@@ -76,7 +77,7 @@ def sizes(
     panel = (VECTORS if over == 0 or over > 2 * vector else 2) * vector
     return Sizes(
         N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, rows, m * across + 2, panel, -(-K // panel),
-        from_k, from_c, flip,
+        from_k, from_c, flip, relu,
     )  # fmt: skip
 
 
@@ -263,8 +264,12 @@ def unpack_patch_rows(
         for k in range(width):
             at, bias = U(i * g.width * width + k), b[first + k]
             to = U(((image * g.K + first + k) * g.P + row * g.m + i) * g.Q)
-            for q in range(U(g.Q)):
-                y[to + q] = pixels[at + q * step] + bias
+            if g.relu:
+                for q in range(U(g.Q)):
+                    y[to + q] = max(pixels[at + q * step] + bias, bias * 0)
+            else:
+                for q in range(U(g.Q)):
+                    y[to + q] = pixels[at + q * step] + bias
 
 
 # --- shallow: all filters are transformed once, then blocks of patches go through the L2 cache ---
@@ -349,9 +354,7 @@ def deep(
             panel_of_filters(panel, v, w, b, at, g, u[slot], out[slot], part[slot], sums[slot], y)
 
 
-def convolve(
-    x: Array, w: Array, b: Array, g: Sizes
-) -> Array:
+def convolve(x: Array, w: Array, b: Array, g: Sizes) -> Array:
     """Return the correlation of x (N, C, H, W) with K filters."""
     n2, dtype = g.n * g.n, x.dtype
     y = empty((g.N, g.K, g.P, g.Q), dtype)
@@ -374,15 +377,17 @@ def convolve(
     return y
 
 
-def forward(x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int) -> Array:
+def forward(
+    x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int, relu: bool = False
+) -> Array:
     """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1."""
     K, C, _, _ = w.shape
-    g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False)
+    g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False, relu)
     return convolve(x, w, np.zeros(K, x.dtype) if b is None else b, g)
 
 
 def input_gradient(dy: Array, w: Array, padding: tuple[int, int], m: int) -> Array:
     """Return dx (N, C, H, W): the correlation of dy with the filters turned around, channels for filters."""
     _, C, _, _ = w.shape
-    g = sizes(dy.shape, C, (2 - padding[0], 2 - padding[1]), m, lanes(dy.dtype), 9, 9 * C, True)
+    g = sizes(dy.shape, C, (2 - padding[0], 2 - padding[1]), m, lanes(dy.dtype), 9, 9 * C, True, False)
     return convolve(dy, w, np.zeros(C, dy.dtype), g)

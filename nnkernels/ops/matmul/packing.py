@@ -29,9 +29,7 @@ def pack_b(b: Array, j: U, b_row: U, b_col: U, K: int, N: int, out: Array, to: U
 
 
 @jit_elementwise
-def pack_panel(
-    x: Array, i: U, step: U, across: U, K: int, width: int, pitch: int, out: Array, to: U
-) -> None:
+def pack_panel(x: Array, i: U, step: U, across: U, K: int, width: int, pitch: int, out: Array, to: U) -> None:
     """out[to + k pitch + c] = x[i + k step + c across], reading along whichever way is contiguous."""
     if across == U(1):
         for k in range(U(K)):

@@ -1,0 +1,36 @@
+"""The activation that linear and conv2d can apply themselves: relu, while the sums are still in the cache.
+
+Backward needs y alone: max(x, 0) lets a gradient through where y > 0.
+"""
+
+from nnkernels.machine.jit import jit_elementwise, jit_parallel, prange
+from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW_IF_CHEAP
+from nnkernels.ops.validate import choice
+
+
+def check_activation(op: str, activation: str | None) -> None:
+    """Check that an op's own activation is one it has."""
+    if activation is not None:
+        choice(op, "activation", activation, ("relu",))
+
+
+@jit_elementwise
+def masked_chunk(dy: Array, y: Array, dx: Array) -> None:
+    for i in range(y.size):
+        dx[i] = dy[i] if y[i] > 0 else dy.dtype.type(0)
+
+
+@jit_parallel
+def masked_parallel(dy: Array, y: Array, dx: Array) -> None:
+    for c in prange((y.size + CHUNK - 1) // CHUNK):
+        i, j = c * CHUNK, (c + 1) * CHUNK
+        masked_chunk(dy[i:j], y[i:j], dx[i:j])
+
+
+def through_relu(dy: Array, y: Array) -> Array:
+    """Return dy where y > 0, else 0."""
+    dx = empty(y.shape, y.dtype)
+    kernel = masked_chunk if y.size < SERIAL_BELOW_IF_CHEAP else masked_parallel
+    kernel(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+    return dx
