@@ -144,6 +144,27 @@ def avg_pool2d_plain(x, *, kernel_size, stride=None, padding=0):
     return plane_by_plane(pooled, x, windows_in(x, kernel_size, stride, padding))
 
 
+def normalised(values, eps):
+    """Return (values - mean) / sqrt(variance + eps), as wide as can be."""
+    values = wide(values)
+    mean = values.sum() / values.size
+    return (values - mean) / np.sqrt(((values - mean) ** 2).sum() / values.size + np.longdouble(eps))
+
+
+def batch_norm_plain(x, w, b, *, eps=1e-5):
+    y = np.empty(x.shape, np.longdouble)
+    for c in range(x.shape[1]):
+        y[:, c] = normalised(x[:, c], eps) * (1 if w is None else w[c]) + (0 if b is None else b[c])
+    return y
+
+
+def layer_norm_plain(x, w, b, *, normalized_shape, eps=1e-5):
+    y = np.empty(x.shape, np.longdouble)
+    for at in np.ndindex(x.shape[: x.ndim - np.size(normalized_shape)]):
+        y[at] = normalised(x[at], eps) * (1 if w is None else w) + (0 if b is None else b)
+    return y
+
+
 def softmax_plain(x, dim=-1):
     return scipy.special.softmax(wide(x), axis=dim) if x.size else x
 
@@ -201,6 +222,8 @@ PLAIN: dict[str, Oracle] = {
     "conv2d": conv2d_plain,
     "max_pool2d": max_pool2d_plain,
     "avg_pool2d": avg_pool2d_plain,
+    "batch_norm": batch_norm_plain,
+    "layer_norm": layer_norm_plain,
     "softmax": softmax_plain,
     "log_softmax": log_softmax_plain,
     "softmax_cross_entropy": softmax_cross_entropy_plain,
@@ -256,6 +279,15 @@ def slice_torch(x, index):
     return x.reshape(-1)[places.ravel().tolist()].reshape(places.shape)
 
 
+def batch_norm_torch(x, w, b, *, eps=1e-5):
+    return functional().batch_norm(x, None, None, w, b, training=True, eps=eps)
+
+
+def layer_norm_torch(x, w, b, *, normalized_shape, eps=1e-5):
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+    return functional().layer_norm(x, shape, w, b, eps)
+
+
 def cross_entropy_torch(logits, targets, reduction="mean"):
     targets = targets if targets.is_floating_point() else targets.long()
     return functional().cross_entropy(logits, targets, reduction=reduction)
@@ -295,6 +327,8 @@ TORCH: dict[str, Oracle] = {
     "conv2d": lambda x, w, b=None, **attributes: functional().conv2d(x, w, b, **attributes),
     "max_pool2d": lambda x, **attributes: functional().max_pool2d(x, **attributes),
     "avg_pool2d": lambda x, **attributes: functional().avg_pool2d(x, **attributes),
+    "batch_norm": batch_norm_torch,
+    "layer_norm": layer_norm_torch,
     "softmax": lambda x, dim=-1: x.softmax(dim),
     "log_softmax": lambda x, dim=-1: x.log_softmax(dim),
     "softmax_cross_entropy": cross_entropy_torch,

@@ -570,6 +570,25 @@ def test_numpy_integers_serve_as_strides_sizes_and_paddings():
                                   nn.Conv2d(2, 3, 2, stride=2, rng=0)(x).data)  # fmt: skip
 
 
+@needs_torch
+def test_functional_normalisation_equals_torchs():
+    import torch
+
+    x, w, b, v = normal(4, 3, 5, 2), normal(3), normal(3, seed=1), normal(5, 2)
+    tnn, t = torch.nn.functional, torch.from_numpy
+    for got, wanted in (
+        (F.batch_norm(x), tnn.batch_norm(t(x), None, None, training=True)),
+        (F.batch_norm(x, w, b, 0.1), tnn.batch_norm(t(x), None, None, t(w), t(b), True, eps=0.1)),
+        (F.layer_norm(x, 2), tnn.layer_norm(t(x), (2,))),
+        (F.layer_norm(x, (5, 2), v), tnn.layer_norm(t(x), (5, 2), t(v))),
+        (F.layer_norm(x, (5, 2), v, v, 0.1), tnn.layer_norm(t(x), (5, 2), t(v), t(v), 0.1)),
+    ):
+        np.testing.assert_allclose(got, wanted.numpy(), atol=1e-6, rtol=1e-5)
+    leaf = nnk.tensor(x, requires_grad=True)
+    F.batch_norm(leaf).sum().backward()
+    np.testing.assert_allclose(leaf.grad.data, 0, atol=1e-5)  # what all add, the mean takes away
+
+
 BAD_TARGETS = {
     "label too large": (np.array([0, 1, 10, 2]), ValueError, "10"),
     "label negative": (np.array([0, 1, -1, 2]), ValueError, "-1"),

@@ -191,6 +191,24 @@ def test_conv2d_agrees_on_any_shape(n, c, h, w, k, r, s, stride, padding):
     assert_bodies_agree("conv2d", (n, c, h, w), (k, c, r, s), (k,), attributes=attributes)
 
 
+@property_test(n=st.integers(1, 60), c=st.integers(1, 6), s=st.integers(1, 1500) | st.integers(1, 40))
+def test_batch_norm_agrees_however_it_is_cut(n, c, s):
+    assert_bodies_agree("batch_norm", (n + 1, c, s), (c,), (c,))
+
+
+@property_test(rows=st.integers(1, 700), n=st.integers(3, 200))
+def test_layer_norm_agrees_on_any_shape(rows, n):
+    assert_bodies_agree("layer_norm", (rows, n), (n,), (n,), attributes={"normalized_shape": n})
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 16, 8, 8), (8, 64, 28, 28), (40, 2, 50, 50), (3, 1, 300, 300)], ids=str
+)
+def test_batch_norm_does_not_depend_on_threads_however_it_is_cut(shape):
+    arrays = tuple(rng().standard_normal(s, np.float32) for s in (shape, shape[1:2], shape[1:2]))
+    checks.check_threads(OPS["batch_norm"], Sample(f"{shape}", arrays), rng())
+
+
 @property_test(m=st.integers(0, 40), k=st.integers(0, 40), p=st.integers(0, 70))
 def test_matmul_agrees_on_any_shape(m, k, p):
     assert_bodies_agree("matmul", (m, k), (k, p))

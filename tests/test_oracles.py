@@ -137,3 +137,64 @@ def test_max_pool2d_places_its_maxima_as_torch_does(attributes):
     wanted, places = torch.nn.functional.max_pool2d(torch.tensor(x), return_indices=True, **attributes)
     assert np.array_equal(y, wanted.numpy(), equal_nan=True)
     assert np.array_equal(argmax, places.numpy())
+
+
+# --- what samples cannot hold, since differences would drown in rounding: values far from 0 ---
+
+NORMALISED = (
+    ("batch_norm", (64, 16, 8, 8), 16, {}),
+    ("batch_norm", (200, 5), 5, {}),
+    ("batch_norm", (8, 64, 28, 28), 64, {}),
+    ("batch_norm", (3, 2, 100, 100), 2, {}),
+    ("layer_norm", (500, 101), 101, {"normalized_shape": 101}),
+    ("layer_norm", (4, 5000), 5000, {"normalized_shape": 5000}),
+)
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize(("name", "shape", "n", "attributes"), NORMALISED, ids=str)
+def test_normalisation_keeps_its_digits_far_from_zero(name, shape, n, attributes, body):
+    g = rng()
+    x = (1e4 + g.standard_normal(shape)).astype(np.float32)
+    w, b = g.standard_normal((2, n)).astype(np.float32)
+    op = OPS[name]
+    outputs = op.body(body).forward(x, w, b, **attributes)
+    # NumPy's mean is rounded to float32, half a unit of 1e4; the loops carry it in float64.
+    atol = 2e-3 if body == "vectorized" else 1e-5
+    np.testing.assert_allclose(outputs[0], PLAIN[name](x, w, b, **attributes), atol=atol, rtol=0)
+    dy = checks.cotangent(g, outputs)
+    needs = (True, True, True)
+    got = op.body(body).backward(dy, outputs, (x, w, b), needs, **attributes)
+    given = [a.astype(np.float64) for a in (dy, x, w, b)]
+    wanted = op.loops.backward(
+        given[0], op.loops.forward(*given[1:], **attributes), tuple(given[1:]), needs, **attributes
+    )
+    for grad, exact in zip(got, wanted):
+        np.testing.assert_allclose(grad, exact, atol=2e-3 * np.abs(exact).max(), rtol=0)
+
+
+@both_dtypes
+@pytest.mark.parametrize("body", CPU_BODIES)
+@pytest.mark.parametrize(
+    ("name", "attributes"), [("batch_norm", {}), ("layer_norm", {"normalized_shape": 7})]
+)
+def test_equal_values_are_normalised_to_the_bias(name, attributes, body, dtype):
+    x, b = np.full((9, 7), 0.1, dtype), np.linspace(-1, 1, 7).astype(dtype)
+    outputs = OPS[name].body(body).forward(x, np.ones(7, dtype), b, **attributes)
+    np.testing.assert_allclose(outputs[0], np.broadcast_to(b, x.shape), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(outputs[2], 1e-5**-0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("body", CPU_BODIES)
+def test_a_nan_spoils_its_own_channel_or_example_alone(body):
+    x = rng().standard_normal((40, 6)).astype(np.float32)
+    spoilt = x.copy()
+    spoilt[3, 2] = np.nan
+    for name, attributes, own in (
+        ("batch_norm", {}, np.s_[:, 2]),
+        ("layer_norm", {"normalized_shape": 6}, np.s_[3]),
+    ):
+        clean, y = (OPS[name].body(body).forward(a, None, None, **attributes)[0] for a in (x, spoilt))
+        assert np.isnan(y[own]).all()
+        y[own] = clean[own]
+        np.testing.assert_array_equal(y, clean)

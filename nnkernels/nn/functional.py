@@ -10,8 +10,9 @@ from nnkernels.autograd.tape import matmul
 from nnkernels.ops import OPS
 
 __all__ = [
-    "avg_pool2d", "binary_cross_entropy_with_logits", "conv2d", "cross_entropy", "flatten", "leaky_relu",
-    "linear", "log_softmax", "matmul", "max_pool2d", "mse_loss", "pad", "relu", "sigmoid", "softmax", "tanh",
+    "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "conv2d", "cross_entropy", "flatten",
+    "layer_norm", "leaky_relu", "linear", "log_softmax", "matmul", "max_pool2d", "mse_loss", "pad", "relu",
+    "sigmoid", "softmax", "tanh",
 ]  # fmt: skip
 
 
@@ -42,6 +43,16 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Return the mean of each window, zeros of the padding counted in."""
     return OPS["avg_pool2d"](x, kernel_size=kernel_size, stride=stride, padding=padding)
+
+
+def batch_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """Return x (N, C, ...) normalised per channel over the batch, times weight (C), plus bias (C)."""
+    return OPS["batch_norm"](x, weight, bias, eps=eps)
+
+
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """Return x normalised over its trailing axes ``normalized_shape``, times weight, plus bias."""
+    return OPS["layer_norm"](x, weight, bias, normalized_shape=normalized_shape, eps=eps)
 
 
 def relu(x: Any) -> Any:

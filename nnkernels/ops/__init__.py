@@ -4,6 +4,7 @@ from nnkernels.ops import (
     assemble,
     binary,
     cross_entropy,
+    layer_norm,
     losses,
     pooling,
     reduce,
@@ -12,6 +13,7 @@ from nnkernels.ops import (
     steps,
     unary,
 )
+from nnkernels.ops.batch_norm import batch_norm
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
@@ -24,6 +26,8 @@ OPS: dict[str, Op] = {
     for op in (
         *(matmul, linear, conv2d),
         *pooling.OPS_HERE,
+        batch_norm,
+        *layer_norm.OPS_HERE,
         *binary.OPS_HERE,
         *unary.OPS_HERE,
         *reduce.OPS_HERE,
