@@ -23,15 +23,16 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
 
 def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, *, activation: str | None = None,
+    groups: int = 1, *, activation: str | None = None, winograd: Any = None,
 ) -> Any:  # fmt: skip
     """Return x (N, C, H, W) correlated with weight (K, C / groups, R, S), plus bias (K).
 
-    With activation="relu", max(., 0) of it in the same pass over memory.
+    With activation="relu", max(., 0) of it in the same pass over memory. ``winograd`` False computes directly, 2
+    or 4 asks for that size of patch; None leaves it to the rule, which ``nnk.explain`` shows.
     """
     return OPS["conv2d"](
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        activation=activation,
+        activation=activation, winograd=winograd,
     )  # fmt: skip
 
 

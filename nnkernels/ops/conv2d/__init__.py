@@ -19,19 +19,20 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import check_activation
+from nnkernels.ops.conv2d.methods import no_winograd
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
-from nnkernels.ops.conv2d.shapes import Pair, out_shape
+from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import check_pair, fail_type, floats, given, output_size, rank
+from nnkernels.ops.validate import check_pair, fail_type, floats, given, output_size, pair, rank
 
 # --- records ---
 
 
 def check(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> None:  # fmt: skip
     floats("conv2d", x=x, w=w, **given(b=b))
     rank("conv2d", "x", x, 4, "(N, C, H, W)")
@@ -40,6 +41,7 @@ def check(
         raise ValueError(f"conv2d: w must not be empty, got shape {w.shape}")
     check_groups("conv2d", groups, x, w)
     check_activation("conv2d", activation)
+    check_winograd(winograd, w, stride, padding, dilation, groups)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     (sh, sw), (ph, pw), (dh, dw) = (
@@ -49,6 +51,16 @@ def check(
     )
     output_size("conv2d", x.shape[2], dh * (w.shape[2] - 1) + 1, sh, ph, "H")
     output_size("conv2d", x.shape[3], dw * (w.shape[3] - 1) + 1, sw, pw, "W")
+
+
+def check_winograd(winograd: Winograd, w: Array, *how: Any) -> None:
+    """Check that a method asked for by name is one for these filters."""
+    if winograd is None or winograd is False:
+        return
+    if winograd is True or winograd not in (2, 4):
+        raise ValueError(f"conv2d: winograd must be None, False, 2 or 4, got {winograd!r}")
+    if why := no_winograd(w.shape, *map(pair, how[:3]), how[3]):
+        raise ValueError(f"conv2d: winograd must be None or False here, got {winograd}: {why}")
 
 
 def check_groups(op: str, groups: int, x: Array, w: Array) -> None:
@@ -85,7 +97,9 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 2, 3), (2, 2, 4, 5), padding=(2, 1))
     yield sample(rng, dtype, (0, 2, 4, 4), (3, 2, 3, 3))
     yield sample(rng, dtype, (2, 3, 5, 6), (4, 3, 3, 3), padding=1, stride=(1, 2), activation="relu")
-    yield sample(rng, dtype, (1, 24, 3, 4), (25, 24, 3, 3), padding=1, activation="relu")  # Winograd
+    yield sample(rng, dtype, (2, 2, 5, 4), (3, 2, 3, 3), padding=1, activation="relu", winograd=4)
+    yield sample(rng, dtype, (1, 3, 4, 6), (2, 3, 3, 3), padding=(2, 0), winograd=4)
+    yield sample(rng, dtype, (2, 2, 3, 5), (2, 2, 3, 3), padding=(0, 1), winograd=2)
     yield sample(rng, dtype, (1, 2, 1, 4), (3, 2, 1, 1), padding=1, stride=3)
     yield sample(rng, dtype, (2, 2, 9, 8), (3, 2, 3, 2), dilation=(2, 3), padding=(2, 1))
     yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
@@ -99,6 +113,8 @@ def bad_inputs() -> Iterator[BadInput]:
     x, w = np.ones((2, 3, 5, 5)), np.ones((4, 3, 3, 3))
     yield BadInput(ValueError, "x must have 4 axes (N, C, H, W), got shape (3, 5, 5)", (x[0], w))
     yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
+    yield BadInput(ValueError, "winograd must be None, False, 2 or 4, got 3", (x, w), {"winograd": 3})
+    yield BadInput(ValueError, "Winograd is for 3 x 3", (x, w), {"winograd": 4, "stride": 2})
     yield BadInput(ValueError, "activation must be", (x, w), {"activation": "tanh"})
     yield BadInput(ValueError, "w takes 3 in each of 2 groups", (x, w), {"groups": 2})
     yield BadInput(ValueError, "divide the 4 filters", (x, w[:, :1]), {"groups": 3})
@@ -125,7 +141,7 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 
 def flops(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> int:  # fmt: skip
     N, K, P, Q = out_shape(x, w, stride, padding, dilation)
     return N * K * P * Q * int(2 * w[0].size + (b is not None))

@@ -4,7 +4,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
-from nnkernels.ops.conv2d.shapes import Pair, out_shape
+from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.validate import pair
 
 
@@ -62,7 +62,7 @@ def conv2d_backward_kernel(
 
 def conv2d_forward_loops(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array]:  # fmt: skip
     y = np.empty(out_shape(x, w, stride, padding, dilation), x.dtype)
     bias = np.zeros(len(w), x.dtype) if b is None else b
@@ -74,7 +74,7 @@ def conv2d_forward_loops(
 def conv2d_backward_loops(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
     *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
-    activation: str | None = None,
+    activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)

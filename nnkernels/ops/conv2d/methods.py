@@ -6,7 +6,7 @@ The thresholds are where one method overtook the other on the machines where bot
 from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
-from nnkernels.ops.conv2d.shapes import Pair, out_length
+from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
 from nnkernels.ops.conv2d.weights import FEW
 
 Way = Literal["direct", "winograd2", "winograd4"]
@@ -29,53 +29,52 @@ def set_winograd(enabled: bool) -> None:
 
 
 class Methods(NamedTuple):
-    """The choice for y, and for dx, with the reason; and the reason for how dw is computed."""
+    """The choice for y and dx, with the reason; and the reason for how dw is computed."""
 
-    forward: Way
-    dx: Way
+    way: Way
     why: str
     why_dw: str
 
 
+def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int) -> str:
+    """Return why Winograd's method cannot compute this convolution; "" if it can."""
+    if (*w[2:], stride, dilation, groups) != (3, 3, (1, 1), (1, 1), 1):
+        return "Winograd is for 3 x 3 filters, stride 1, one group"
+    if max(padding) > 2:
+        return "a padding above 2 leaves no Winograd form for dx"
+    return ""
+
+
 def methods(
-    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Methods:
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    winograd: Winograd = None,
+) -> Methods:  # fmt: skip
     """Return the methods for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
     (N, C, H, W), (K, per_group, R, S) = x, w
     if per_group * S < FEW:
-        why_dw = (
-            f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
-        )
+        why_dw = f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
     else:
-        why_dw = (
-            f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
-        )
-    if (R, S, stride, dilation, groups) != (3, 3, (1, 1), (1, 1), 1):
-        return Methods("direct", "direct", "Winograd is for 3 x 3 filters, stride 1, one group", why_dw)
-    if not _winograd.get():
-        return Methods("direct", "direct", "Winograd is switched off", why_dw)
-    if min(C, K) < CHANNELS:
+        why_dw = f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
+    if why := no_winograd(w, stride, padding, dilation, groups):
+        return Methods("direct", why, why_dw)
+    if winograd is False or (winograd is None and not _winograd.get()):
+        return Methods("direct", "Winograd is switched off", why_dw)
+    if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
-        return Methods("direct", "direct", why, why_dw)
-    if max(padding) > 2:
-        return Methods("direct", "direct", "a padding above 2 leaves no Winograd form for dx", why_dw)
+        return Methods("direct", why, why_dw)
     P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
     patches = N * -(-P // 4) * -(-Q // 4)
-    way: Way = "winograd4" if patches >= PATCHES else "winograd2"
-    size = way[-1]
-    saved = "a quarter" if size == "4" else "4/9"
-    why = f"F({size} x {size}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
-    return Methods(way, way, why, why_dw)
+    m = winograd or (4 if patches >= PATCHES else 2)
+    saved = "a quarter" if m == 4 else "4/9"
+    why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
+    return Methods("winograd4" if m == 4 else "winograd2", why, why_dw)
 
 
 def describe(
-    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> dict[str, str]:
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    winograd: Winograd = None,
+) -> dict[str, str]:  # fmt: skip
     """Return a line per pass: the method and its reason."""
-    chosen = methods(x, w, stride, padding, dilation, groups)
-    names = {"direct": "direct", "winograd2": "Winograd", "winograd4": "Winograd"}
-    return {
-        "forward": f"{names[chosen.forward]}: {chosen.why}",
-        "dx": f"{names[chosen.dx]}: {chosen.why}",
-        "dw": chosen.why_dw,
-    }
+    chosen = methods(x, w, stride, padding, dilation, groups, winograd)
+    line = f"{'direct' if chosen.way == 'direct' else 'Winograd'}: {chosen.why}"
+    return {"forward": line, "dx": line, "dw": chosen.why_dw}

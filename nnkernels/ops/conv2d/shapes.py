@@ -1,9 +1,12 @@
 """Sizes of a convolution: N images, C channels, H x W pixels, K filters of R x S, P x Q outputs."""
 
+from typing import Literal
+
 from nnkernels.machine.memory import Array
 from nnkernels.ops.validate import pair
 
 Pair = tuple[int, int]
+Winograd = Literal[False, 2, 4] | None  # off, patches of 2 x 2 or 4 x 4, or whatever the rule says
 
 
 def out_length(length: int, filter_length: int, stride: int, padding: int, dilation: int) -> int:

@@ -2,29 +2,31 @@
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import through_relu
-from nnkernels.ops.conv2d import direct, winograd
+from nnkernels.ops.conv2d import direct
 from nnkernels.ops.conv2d.methods import methods
-from nnkernels.ops.conv2d.shapes import Pair
+from nnkernels.ops.conv2d.shapes import Pair, Winograd
 from nnkernels.ops.conv2d.weights import bias_gradient, weight_gradient
+from nnkernels.ops.conv2d.winograd import forward as by_patches
+from nnkernels.ops.conv2d.winograd import input_gradient as gradient_by_patches
 from nnkernels.ops.validate import pair
 
 
 def conv2d_forward_tuned(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array]:  # fmt: skip
     how = (pair(stride), pair(padding), pair(dilation), groups)
-    way = methods(x.shape, w.shape, *how).forward
+    way = methods(x.shape, w.shape, *how, winograd).way
     relu = activation == "relu"
     if way == "direct" or x.size == 0:
         return (direct.forward(x, w, b, *how, relu),)
-    return (winograd.forward(x, w, b, pair(padding), int(way[-1]), relu),)
+    return (by_patches(x, w, b, pair(padding), int(way[-1]), relu),)
 
 
 def conv2d_backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
     *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
-    activation: str | None = None,
+    activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
     how = (pair(stride), pair(padding), pair(dilation), groups)
@@ -32,11 +34,11 @@ def conv2d_backward_tuned(
         dy = through_relu(dy, outputs[0])
     dx = None
     if needs[0]:
-        way = methods(x.shape, w.shape, *how).dx
+        way = methods(x.shape, w.shape, *how, winograd).way
         if way == "direct" or x.size == 0:
             dx = direct.input_gradient(dy, x, w, *how)
         else:
-            dx = winograd.input_gradient(dy, w, pair(padding), int(way[-1]))
+            dx = gradient_by_patches(dy, w, pair(padding), int(way[-1]))
     dw = weight_gradient(dy, x, w, *how) if needs[1] else None
     db = bias_gradient(dy) if needs[2] else None
     return dx, dw, db

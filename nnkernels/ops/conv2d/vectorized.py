@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
-from nnkernels.ops.conv2d.shapes import Pair, out_shape
+from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.validate import pair
 
 
@@ -23,7 +23,7 @@ def windows(x: Array, w: Array, stride: Pair, dilation: Pair) -> Any:
 
 def conv2d_forward_vectorized(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
-    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array]:  # fmt: skip
     x_windows = windows(padded_input(x, pair(padding)), w, pair(stride), pair(dilation))
     parts = [
@@ -38,7 +38,7 @@ def conv2d_forward_vectorized(
 def conv2d_backward_vectorized(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array, Array | None], needs: tuple[bool, ...],
     *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
-    activation: str | None = None,
+    activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array | None, Array | None, Array | None]:  # fmt: skip
     x, w, _ = inputs
     if activation == "relu":
