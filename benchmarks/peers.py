@@ -59,7 +59,8 @@ def child(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any
         paths = [Path(directory) / name for name in ("request.json", "result.json")]
         paths[0].write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, str(HERE / "peers_child.py"), *map(str, paths)]
-        if subprocess.run(command, env={**os.environ, **environment}).returncode:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        if subprocess.run(command, env={**inherited, **environment}).returncode:
             raise SystemExit(f"peers: {request['title']} failed")
         return json.loads(paths[1].read_text(encoding="utf-8"))
 
@@ -68,32 +69,22 @@ def measured(rows: list[Any], threads: list[int], seconds: float) -> dict[str, A
     """Return everything that goes into the JSON file."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if load is not None and load > 0.3:
-        print(f"the machine is busy (load {load:.1f}): times on all cores will be too long", file=sys.stderr)
+        print(f"peers: the machine is busy (load {load:.1f}), times will be too long", file=sys.stderr)
     start = datetime.datetime.now()
-    limits = [rates(threads)]
     names = [row.name for row in rows]
-    alone = {}
-    for n in threads:
-        # Plain loops have one thread whatever n is.
-        bodies = ["loops", "vectorized"] if n == threads[0] else ["vectorized"]
-        request = {"kind": "alone", "title": f"loops, vectorized ({n})", "rows": names, "bodies": bodies,
-                   "seconds": seconds}  # fmt: skip
-        alone[n] = child(request, {"OPENBLAS_NUM_THREADS": str(n)})["rows"]
-    compared = {}
+    limits = [rates(threads)]
+    alone = {n: timed_alone(names, n, n == threads[0], seconds) for n in threads}
+    beside = {}
     for setting, environment in SETTINGS.items():
-        request = {"kind": "against torch", "title": setting, "rows": names, "threads": threads,
-                   "seconds": seconds}  # fmt: skip
-        compared[setting] = child(request, environment)
-        limits.append(rates(threads))
+        request = {"kind": "against torch", "title": setting, "rows": names, "threads": threads}
+        beside[setting] = child({**request, "seconds": seconds}, environment)
+        limits.append(rates(threads))  # once more: a ceiling is the best that was ever seen
     best = {str(n): {key: max(limit[n][key] for limit in limits) for key in limits[0][n]} for n in threads}
-    table = [joined(row, n, threads[0], alone, compared, best[str(n)]) for n in threads for row in rows]
+    table = [joined(row, n, alone, beside, best[str(n)]) for n in threads for row in rows]
+    versions = {"nnkernels": nnkernels.__version__, "torch": beside["as_installed"]["torch"]}
     return {
         "machine": machine(),
-        "versions": {
-            "nnkernels": nnkernels.__version__,
-            "torch": compared["as_installed"]["torch"],
-            **info.versions(),
-        },
+        "versions": {**versions, **info.versions()},
         "date": f"{start:%Y-%m-%d}",
         "load_before": load,
         "run_seconds": round((datetime.datetime.now() - start).total_seconds()),
@@ -101,14 +92,21 @@ def measured(rows: list[Any], threads: list[int], seconds: float) -> dict[str, A
         "threads": threads,
         "seconds_per_comparison": seconds,
         "settings": {
-            name: {"environment": environment, "page_faults_of_64_MiB": compared[name]["page_faults"]}
+            name: {"environment": environment, "page_faults_of_64_MiB": beside[name]["page_faults"]}
             for name, environment in SETTINGS.items()
         },
         "ceilings": best,
         "geometric_means": peers_table.means(table, threads),
         "below_one": peers_table.below_one(table),
         "rows": table,
-    }  # fmt: skip
+    }
+
+
+def timed_alone(names: list[str], threads: int, loops: bool, seconds: float) -> dict[str, Any]:
+    """Return work and times of ``vectorized``, and of ``loops``, which has one thread in any case."""
+    bodies = ["loops", "vectorized"] if loops else ["vectorized"]
+    request = {"kind": "alone", "title": f"{', '.join(bodies)} on {threads}", "rows": names, "bodies": bodies}
+    return child({**request, "seconds": seconds}, {"OPENBLAS_NUM_THREADS": str(threads)})["rows"]
 
 
 def rates(threads: list[int]) -> dict[int, dict[str, float]]:
@@ -131,19 +129,16 @@ def machine() -> dict[str, Any]:
 
 
 def joined(
-    row: Any, threads: int, first: int, alone: dict[int, Any], compared: dict[str, Any],
-    limits: dict[str, float],
-) -> dict[str, Any]:  # fmt: skip
+    row: Any, threads: int, alone: dict[int, Any], beside: dict[str, Any], limits: dict[str, float]
+) -> dict[str, Any]:
     """Return one row of the JSON file, for one number of threads."""
-    bodies = alone[threads][row.name]
-    work = {"flops": bodies["flops"], "bytes": bodies["bytes"]}
-    compute = work["flops"] / (limits["fma_gflops"] * 1e9)
-    memory = work["bytes"] / (limits["memory_gbytes"] * 1e9)
-    settings = {name: result["rows"][row.name][str(threads)] for name, result in compared.items()}
+    bodies = {"loops": None, **alone[min(alone)][row.name], **alone[threads][row.name]}
+    compute = bodies["flops"] / (limits["fma_gflops"] * 1e9)
+    memory = bodies["bytes"] / (limits["memory_gbytes"] * 1e9)
+    settings = {name: result["rows"][row.name][str(threads)] for name, result in beside.items()}
     return {
-        "op": row.op, "family": row.family, "label": row.label, "way": row.way, "threads": threads, **work,
-        "loops": alone[first][row.name].get("loops"), "vectorized": bodies.get("vectorized"), **settings,
-        "bound": "FMA" if compute >= memory else "memory",
+        "op": row.op, "family": row.family, "label": row.label, "way": row.way, "threads": threads, **bodies,
+        **settings, "bound": "FMA" if compute >= memory else "memory",
         "of_bound": max(compute, memory) / settings["as_installed"]["ours"]["median"],
     }  # fmt: skip
 

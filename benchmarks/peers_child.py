@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LOOPS_MOST_FLOPS = 3e8  # more would keep the plain loops busy for seconds
-SETTLE = 0.1  # seconds: OpenBLAS's threads spin that long after a product
+SETTLE = 0.05  # seconds: the clock and the threads of the body before settle
 TRIAL_BYTES = 64 * 2**20
 
 
@@ -27,9 +27,7 @@ def alone(rows: list[Any], request: dict[str, Any]) -> dict[str, Any]:
         results[row.name] = {"flops": flops, "bytes": least_bytes}
         for body in request["bodies"]:
             if body == "vectorized" or flops <= LOOPS_MOST_FLOPS:
-                call = case.call(body)
-                call()
-                results[row.name][body] = peers_time.alone(call, request["seconds"] / 4, SETTLE)["median"]
+                results[row.name][body] = peers_time.alone(case.call(body), request["seconds"] / 4, SETTLE)
     return {"rows": results}
 
 

@@ -73,8 +73,8 @@ def roofline(results: dict[str, Any]) -> Figure:
     axes.set(xlim=(left, right), ylim=(bottom, top),
              xlabel="FLOPs per byte moved at least", ylabel="GFLOP/s of tuned")  # fmt: skip
     note = (
-        f"measured: {peak:.0f} GFLOP/s of multiply-adds,\n{bandwidth:.0f} GB/s of memory; they meet at "
-        f"{peak / bandwidth:.1f} FLOPs a byte.\nPoints above the slope work in caches."
+        f"multiply-adds: {peak:.0f} GFLOP/s\nmemory: {bandwidth:.0f} GB/s\nthey meet at "
+        f"{peak / bandwidth:.1f} FLOPs a byte\n(points above the slope: in caches)"
     )
     axes.text(0.02, 0.98, note, transform=axes.transAxes, va="top", fontsize=8.5, linespacing=1.4)
     for ticks in (axes.xaxis, axes.yaxis):

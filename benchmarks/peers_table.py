@@ -86,7 +86,7 @@ def table(results: dict[str, Any], threads: int) -> list[str]:
     lines = [
         f"{threads} thread{'s' * (threads > 1)}: FMA peak {limits['fma_gflops']:.0f} GFLOP/s, "
         f"memory {limits['memory_gbytes']:.0f} GB/s",
-        f"{'':<37}{'loops':>9}{'vectorized':>11}{'tuned':>9}{'torch':>9}{'torch*':>9}{'x':>8}{'x*':>8}"
+        f"{'':<38}{'loops':>9}{'vectorized':>11}{'tuned':>9}{'torch':>9}{'torch*':>9}{'x':>7}{'x*':>7}"
         f"{'of limit':>10}",
     ]
     for row in results["rows"]:
@@ -95,9 +95,9 @@ def table(results: dict[str, Any], threads: int) -> list[str]:
         plain, tuned = (row[setting] for setting in SETTINGS)
         bound = f"{row['of_bound']:.0%} {row['bound'][0].upper()}"
         lines.append(
-            f"{name(row):<37}{duration(row['loops']):>9}{duration(row['vectorized']):>11}"
+            f"{name(row):<38}{duration(row['loops']):>9}{duration(row['vectorized']):>11}"
             f"{duration(plain['ours']['median']):>9}{duration(plain['torch']['median']):>9}"
-            f"{duration(tuned['torch']['median']):>9}{factor(plain['ratio']):>8}{factor(tuned['ratio']):>8}"
+            f"{duration(tuned['torch']['median']):>9}{factor(plain['ratio']):>7}{factor(tuned['ratio']):>7}"
             f"{bound:>10}"
         )
     return lines
@@ -110,7 +110,7 @@ def slower(rows: list[Row]) -> list[str]:
     lines = [f"below 1x: {len(rows)} row{'s' * (len(rows) > 1)}"]
     for row in rows:
         ratios = f"{factor(row['as_installed']):>8}{factor(row['allocation_tuned']):>8}"
-        lines.append(f"  {row['row']:<37}{row['threads']} thread{'s' if row['threads'] > 1 else ' '}{ratios}")
+        lines.append(f"  {row['row']:<39}{row['threads']} thread{'s' if row['threads'] > 1 else ' '}{ratios}")
     return lines
 
 

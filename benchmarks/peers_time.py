@@ -32,20 +32,21 @@ def interleaved(calls: Mapping[str, Call], seconds: float) -> dict[str, dict[str
     return {name: summary(times) for name, times in blocks.items()}
 
 
-def alone(call: Call, seconds: float, settle: float = 0.0) -> dict[str, float]:
-    """Return the median and quartiles of a call's seconds, timed by itself after it has run a while."""
-    n = bundle_of(call)
+def alone(call: Call, seconds: float, settle: float) -> float:
+    """Return the median of a call's seconds, timed by itself after it has run for a while."""
+    call()  # compiles
+    n = bundle_of(call, trials=1)
     warm(call, settle)
     times: list[float] = []
     start = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < seconds:
+    while len(times) < 2 or time.perf_counter() - start < seconds:
         times.append(timed(call, n))
-    return summary(times)
+    return statistics.median(times)
 
 
-def bundle_of(call: Call) -> int:
+def bundle_of(call: Call, trials: int = 3) -> int:
     """Return how many calls are timed together."""
-    return max(1, int(BUNDLE / min(timed(call, 1) for _ in range(3))))
+    return max(1, int(BUNDLE / min(timed(call, 1) for _ in range(trials))))
 
 
 def warm(call: Call, seconds: float) -> None:
@@ -74,6 +75,6 @@ def timed(call: Call, repeats: int) -> float:
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Return median, quartiles and their number."""
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-    return {"median": quartiles[1], "q1": quartiles[0], "q3": quartiles[2], "blocks": len(times)}
+    """Return median and quartiles."""
+    quartiles = statistics.quantiles(times, n=4, method="inclusive")
+    return dict(zip(("q1", "median", "q3"), quartiles))
