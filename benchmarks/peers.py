@@ -67,10 +67,7 @@ def child(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any
 
 def measured(rows: list[Any], threads: list[int], seconds: float) -> dict[str, Any]:
     """Return everything that goes into the JSON file."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    if load is not None and load > 0.3:
-        print(f"peers: the machine is busy (load {load:.1f}), times will be too long", file=sys.stderr)
-    start = datetime.datetime.now()
+    start, before = datetime.datetime.now(), others_seconds()
     names = [row.name for row in rows]
     limits = [rates(threads)]
     alone = {n: timed_alone(names, n, n == threads[0], seconds) for n in threads}
@@ -82,12 +79,13 @@ def measured(rows: list[Any], threads: list[int], seconds: float) -> dict[str, A
     best = {str(n): {key: max(limit[n][key] for limit in limits) for key in limits[0][n]} for n in threads}
     table = [joined(row, n, alone, beside, best[str(n)]) for n in threads for row in rows]
     versions = {"nnkernels": nnkernels.__version__, "torch": beside["as_installed"]["torch"]}
+    run_seconds = (datetime.datetime.now() - start).total_seconds()
     return {
         "machine": machine(),
         "versions": {**versions, **info.versions()},
         "date": f"{start:%Y-%m-%d}",
-        "load_before": load,
-        "run_seconds": round((datetime.datetime.now() - start).total_seconds()),
+        "run_seconds": round(run_seconds),
+        "cores_others_used": None if before is None else (others_seconds() - before) / run_seconds,
         "dtype": "float32",
         "threads": threads,
         "seconds_per_comparison": seconds,
@@ -107,6 +105,17 @@ def timed_alone(names: list[str], threads: int, loops: bool, seconds: float) -> 
     bodies = ["loops", "vectorized"] if loops else ["vectorized"]
     request = {"kind": "alone", "title": f"{', '.join(bodies)} on {threads}", "rows": names, "bodies": bodies}
     return child({**request, "seconds": seconds}, {"OPENBLAS_NUM_THREADS": str(threads)})["rows"]
+
+
+def others_seconds() -> float | None:
+    """Return the processor time that all other programs have had so far; None where /proc does not say."""
+    if not Path("/proc/stat").exists():
+        return None
+    user, nice, system, _, _, interrupts, soft, stolen = map(
+        int, Path("/proc/stat").read_text(encoding="utf-8").split(maxsplit=9)[1:9]
+    )
+    total = (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    return total - sum(os.times()[:4])  # ours and our children's
 
 
 def rates(threads: list[int]) -> dict[int, dict[str, float]]:

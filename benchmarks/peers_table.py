@@ -4,6 +4,7 @@ import statistics
 from typing import Any
 
 SETTINGS = ("as_installed", "allocation_tuned")
+MOST_OTHERS = 0.1  # cores that other programs may use before times on all cores suffer
 Row = dict[str, Any]
 
 
@@ -67,6 +68,9 @@ def text(results: dict[str, Any]) -> str:
         f"{machine['processor']} ({machine['llvm']}), {machine['cores']} cores; PyTorch {versions['torch']}, "
         f"Numba {versions['numba']}, float32, medians, {results['date']}",
     ]
+    others = results["cores_others_used"]
+    if others is not None and others > MOST_OTHERS:
+        lines.append(f"other programs kept {others:.2f} cores busy meanwhile: do not believe these times")
     for n in results["threads"]:
         lines += ["", *table(results, n)]
     lines += ["", *NOTES, "", *slower(results["below_one"]), "", *mean_lines(results)]

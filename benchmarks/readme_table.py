@@ -96,12 +96,21 @@ def peers(results: dict) -> str:
         f"({machine['llvm']}), {machine['cores']} cores, PyTorch {results['versions']['torch']}, "
         f"{results['date']}. Of limit: of the measured FMA peak (F, {limits['fma_gflops']:.0f} GFLOP/s) or "
         f"memory bandwidth (M, {limits['memory_gbytes']:.0f} GB/s); above 100 % lies in caches. Allocation "
-        "tuned: glibc's malloc keeps large blocks, which spares PyTorch the page faults of large outputs.",
+        "tuned: glibc's malloc keeps large blocks, which spares PyTorch the page faults of large outputs."
+        + disturbed(results),
         "",
         f"Geometric mean of PyTorch's time over ours, all {len(rows)} rows: {mean_sentence(results)}. On {n} "
         f"threads PyTorch is faster in {below} of them, under at least one of the settings.",
     ]
     return "\n".join(lines)
+
+
+def disturbed(results: dict) -> str:
+    """Return a warning where other programs ran beside the measurement."""
+    others = results["cores_others_used"]
+    if others is None or others <= peers_table.MOST_OTHERS:
+        return ""
+    return f" **Preliminary: other programs kept {others:.1f} cores busy meanwhile.**"
 
 
 def mean_sentence(results: dict) -> str:
