@@ -104,6 +104,13 @@ def table(results: dict[str, Any], threads: int) -> list[str]:
             f"{duration(tuned['torch']['median']):>9}{factor(plain['ratio']):>7}{factor(tuned['ratio']):>7}"
             f"{bound:>10}"
         )
+        if "torch_fused" in plain:
+            fused = [setting["torch_fused"]["median"] for setting in (plain, tuned)]
+            ratios = [f / setting["ours"]["median"] for f, setting in zip(fused, (plain, tuned))]
+            lines.append(
+                f"{'  beside torch.optim with fused=True':<67}{duration(fused[0]):>9}{duration(fused[1]):>9}"
+                f"{factor(ratios[0]):>7}{factor(ratios[1]):>7}"
+            )
     return lines
 
 
