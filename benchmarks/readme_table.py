@@ -1,4 +1,4 @@
-"""Write the README's table between its marks from benchmarks/results/ops.json and lenet.json.
+"""Write the README's tables between their marks from benchmarks/results: ops.json, lenet.json and peers.json.
 
 python benchmarks/readme_table.py
 """
@@ -7,27 +7,23 @@ import json
 import statistics
 from pathlib import Path
 
+import peers_table
+from peers_table import SETTINGS, duration, factor
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # op: which of its bench samples
 SHOWN = {
     "matmul": 0, "linear": 0, "conv2d": 0, "max_pool2d": 0, "avg_pool2d": 0, "relu": 0, "sigmoid": 0,
     "tanh": 0, "add": 0, "sum": 3, "softmax": 3, "softmax_cross_entropy": 2, "adam_step": 0,
 }  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """Return seconds with three digits and a unit.
-
-    >>> duration(0.0001234)
-    '123 µs'
-    """
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * scale >= 1 or unit == "µs":
-            value = seconds * scale
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    raise AssertionError
+PEERS_SHOWN = (
+    "conv2d 64x6x14x14 16 5x5 fwd", "conv2d 64x32x32x32 64 3x3 p1 fwd", "conv2d 64x32x32x32 64 3x3 p1 dx",
+    "conv2d 64x32x32x32 64 3x3 p1 dw", "conv2d 8x3x224x224 64 7x7 s2 p3 fwd", "matmul 1024x1024x1024 fwd",
+    "linear 64x784x128 fwd", "max_pool2d 64x6x28x28 k2 fwd", "tanh 4 Mi fwd", "batch_norm 64x32x28x28 fwd",
+    "softmax_cross_entropy 4096x1000 fwd", "adam_step 61,706 params step", "MLP batch 64 step",
+    "LeNet-5 batch 64 step", "CIFAR convnet batch 64 step",
+)  # fmt: skip
 
 
 def table(results: dict) -> str:
@@ -77,15 +73,76 @@ def lenet(results: dict) -> str:
     )
 
 
+def peers(results: dict) -> str:
+    """Return a table of some rows beside PyTorch's on the most threads, and the geometric means of all."""
+    n = max(results["threads"])
+    rows = {peers_table.name(row): row for row in results["rows"] if row["threads"] == n}
+    lines = [
+        "| op, size, pass | tuned | of limit | PyTorch | over ours | allocation tuned | over ours |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in (rows[shown] for shown in PEERS_SHOWN if shown in rows):
+        plain, tuned = (row[setting] for setting in SETTINGS)
+        lines.append(
+            f"| `{row['op']}` {row['label']} {row['way']} | {duration(plain['ours']['median'])} "
+            f"| {row['of_bound']:.0%} {row['bound'][0].upper()} "
+            f"| {duration(plain['torch']['median'])} | {factor(plain['ratio'])} "
+            f"| {duration(tuned['torch']['median'])} | {factor(tuned['ratio'])} |"
+        )
+    machine, limits = results["machine"], results["ceilings"][str(n)]
+    below = sum(row["threads"] == n for row in results["below_one"])
+    lines += [
+        "",
+        f"float32, medians, both on {n} threads in one process, taking turns; {machine['processor']} "
+        f"({machine['llvm']}), {machine['cores']} cores, PyTorch {results['versions']['torch']}, "
+        f"{results['date']}. Of limit: of the measured FMA peak (F, {limits['fma_gflops']:.0f} GFLOP/s) or "
+        f"memory bandwidth (M, {limits['memory_gbytes']:.0f} GB/s); above 100 % lies in caches. Allocation "
+        "tuned: glibc's malloc keeps large blocks, which spares PyTorch the page faults of large outputs; a "
+        "process of its own, with its own times of ours." + disturbed(results),
+        "",
+        f"Geometric mean of PyTorch's time over ours, all {len(rows)} rows: {mean_sentence(results)}. On {n} "
+        f"threads PyTorch is faster in {below} of them, under at least one of the settings.",
+    ]
+    return "\n".join(lines)
+
+
+def disturbed(results: dict) -> str:
+    """Return a warning where other programs ran beside the measurement."""
+    others = results["cores_others_used"]
+    if others is None or others <= peers_table.MOST_OTHERS:
+        return ""
+    return f" **Preliminary: other programs kept {others:.1f} cores busy meanwhile.**"
+
+
+def mean_sentence(results: dict) -> str:
+    """Return the geometric means over all rows."""
+    parts = []
+    for n in results["threads"]:
+        plain, tuned = (results["geometric_means"][setting][str(n)]["all"] for setting in SETTINGS)
+        on = f"{n} thread{'s' * (n > 1)}"
+        parts.append(f"{factor(plain)} on {on} ({factor(tuned)} with its allocation tuned)")
+    return ", ".join(parts)
+
+
+def between(text: str, mark: str, content: str) -> str:
+    """Return the text with what stands between a pair of marks replaced."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"README.md: marks {begin} and {end} are missing")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
 def main() -> None:
     """Replace what stands between the marks."""
+    text = README.read_text(encoding="utf-8")
     results = json.loads((HERE / "results" / "ops.json").read_text(encoding="utf-8"))
     against_torch = json.loads((HERE / "results" / "lenet.json").read_text(encoding="utf-8"))
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(
-        f"{before}{BEGIN}\n{table(results)}\n\n{lenet(against_torch)}\n{END}{after}", encoding="utf-8"
-    )
+    beside_peers = json.loads((HERE / "results" / "peers.json").read_text(encoding="utf-8"))
+    text = between(text, "table", f"{table(results)}\n\n{lenet(against_torch)}")
+    text = between(text, "peers", peers(beside_peers))
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,15 @@ def test_info() -> None:
         assert re.search(rf"^{name} +{re.escape(version)}$", done.stdout, re.MULTILINE)
     for name in ("processor", "SIMD", "threads", "kernel cache", "buffer pool", "extra"):
         assert re.search(rf"^{name}", done.stdout, re.MULTILINE), name
+    assert "GFLOP/s" not in done.stdout  # costs seconds: only on request
+
+
+def test_info_measures_when_asked_to() -> None:
+    done = call("info", "--measure")
+    assert (done.returncode, done.stderr) == (0, "")
+    rates = re.findall(r"^(?:FMA peak|memory)? +([\d.]+)(?: and ([\d.]+))? G", done.stdout, re.MULTILINE)
+    assert len(rates) == 3  # float32, float64, memory
+    assert all(float(rate) > 0 for pair in rates for rate in pair if rate)
 
 
 def test_facts_are_plausible(tmp_path: Path) -> None:

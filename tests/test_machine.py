@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nnkernels as nnk
-from nnkernels.machine import cache, memory
+from nnkernels.machine import cache, ceilings, memory
 from nnkernels.machine.memory import POOLED_BYTES, as_kernel_array, empty, held_bytes, poisoned, zeros
 
 BIG = (512, 1024)  # float32: 2 MiB, well above POOLED_BYTES
@@ -307,3 +307,32 @@ def test_kernels_are_cached_in_our_directory_and_the_users_setting_is_left_alone
     assert str(cache.cache_directory()) != numba.config.CACHE_DIR
     nnk.OPS["mul"](np.ones(3), np.ones(3))
     assert list(cache.cache_directory().rglob("*.nbi"))
+
+
+# ---------------------------------------------------------------- measured ceilings
+
+
+def test_ceilings_are_of_a_plausible_size_and_leave_the_threads_alone(monkeypatch):
+    monkeypatch.setattr(ceilings, "SECONDS", 0.01)
+    before = nnk.get_num_threads()
+    for dtype in (np.float32, "float64"):
+        assert 0.5 < ceilings.fma_peak(1, dtype) < 1000  # GFLOP/s: one core of any speed
+    assert 0.5 < ceilings.memory_bandwidth(before) < 10_000
+    assert nnk.get_num_threads() == before
+
+
+def test_ceilings_refuse_other_dtypes_and_numbers_of_threads():
+    with pytest.raises(ValueError, match="dtype must be float32 or float64, got int32"):
+        ceilings.fma_peak(1, np.int32)
+    for measure in (ceilings.fma_peak, ceilings.memory_bandwidth):
+        with pytest.raises(ValueError, match="n must be from 1 to"):
+            measure(0)
+
+
+def test_the_arithmetic_timed_is_done():
+    x = np.float32([0, 1])
+    ceilings.multiply_add(x, np.float32(0.5), np.float32(1), 2)
+    assert x.tolist() == [2 - 2**-15, 2 - 2**-16]
+    y = np.zeros(20_000, np.float32)
+    ceilings.copy_parallel(np.arange(20_000, dtype=np.float32), y)
+    assert (y == np.arange(20_000)).all()

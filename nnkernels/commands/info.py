@@ -1,4 +1,4 @@
-"""``nnkernels info``: versions, processor, threads, caches."""
+"""``nnkernels info``: versions, processor, threads, caches; with ``--measure`` the machine's ceilings."""
 
 import argparse
 import re
@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import nnkernels
-from nnkernels.machine import info, memory
+from nnkernels.machine import ceilings, info, memory
 from nnkernels.machine.cache import cache_directory, cache_root
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
     text = "versions, cores, SIMD, threads, cache directory: what to add to a report"
-    commands.add_parser("info", help=text, description=text).set_defaults(run=run)
+    parser = commands.add_parser("info", help=text, description=text)
+    parser.add_argument(
+        "--measure", action="store_true", help="also measure multiply-adds and memory, about 3 seconds"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     line("threads", f"{threads.used} of at most {threads.most}, threading layer {threads.layer}")
     if threads.advice:
         line("", threads.advice)
+    if arguments.measure:
+        measured(threads.used)
     line("kernel cache", f"{cache_directory()}: {size(cache_directory())}")
     if others := [path for path in cache_root().glob("kernels-*") if path != cache_directory()]:
         total = sum(info.directory_size(path)[0] for path in others)
@@ -43,6 +49,17 @@ def run(arguments: argparse.Namespace) -> None:
         line(f"extra {extra}", "installed" if not missing else f"missing: {', '.join(missing)}")
     if not extras():
         line("extras", "unknown: nnkernels runs from its sources, without having been installed by pip")
+
+
+def measured(threads: int) -> None:
+    """Print what one thread and all of them reach."""
+    counts = sorted({1, threads})
+    on = " and ".join(str(n) for n in counts) + f" thread{'s' * (threads > 1)}"
+    for name, dtype in (("FMA peak", "float32"), ("", "float64")):
+        rates = " and ".join(f"{ceilings.fma_peak(n, dtype):.0f}" for n in counts)
+        line(name, f"{rates} GFLOP/s {dtype} on {on}")
+    rates = " and ".join(f"{ceilings.memory_bandwidth(n):.0f}" for n in counts)
+    line("memory", f"{rates} GB/s, copied (read and written) on {on}")
 
 
 def line(name: str, value: str) -> None:

@@ -1,0 +1,90 @@
+"""The comparison with PyTorch runs, compares before it times, and writes what the README's table needs."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="the comparison needs PyTorch: pip install torch==2.13.0"
+)
+
+
+def call(*arguments):
+    command = [sys.executable, str(BENCHMARKS / "peers.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@needs_torch
+def test_quick_run_of_one_op(tmp_path):
+    done = call("--quick", "--only", "relu", "--threads", 1, "--seconds", 0.02, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "relu 4 Mi fwd" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    results = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))
+    parts = {"machine", "versions", "threads", "settings", "ceilings", "geometric_means", "below_one"}
+    assert parts <= set(results)
+    assert {(row["op"], row["way"], row["threads"]) for row in results["rows"]} == {
+        ("relu", "fwd", 1), ("relu", "bwd", 1),
+    }  # fmt: skip
+    for row in results["rows"]:
+        assert min(row[key] for key in ("flops", "bytes", "loops", "vectorized", "of_bound")) > 0
+        for setting in ("as_installed", "allocation_tuned"):
+            assert row[setting]["ratio"] > 0
+            for who in ("ours", "torch"):
+                assert 0 < row[setting][who]["q1"] <= row[setting][who]["median"] <= row[setting][who]["q3"]
+    faults = [results["settings"][s]["page_faults_of_64_MiB"] for s in ("as_installed", "allocation_tuned")]
+    assert faults[1] <= faults[0]
+    for picture in ("roofline.png", "peers.png"):
+        assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+@needs_torch
+def test_a_pattern_that_fits_nothing_is_an_error():
+    done = call("--only", "xyzzy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no row's name holds 'xyzzy'" in done.stderr
+
+
+def test_rows_are_named_once_and_build(on_path):
+    import peers_rows
+
+    rows = peers_rows.op_rows()
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    for row in rows:
+        if row.op in ("conv2d", "softmax_cross_entropy", "adam_step") and row.quick:
+            case = row.build()
+            flops, least_bytes = case.work()
+            assert flops > 0
+            assert least_bytes > 0
+            assert case.call("tuned")()[0 if row.way != "dw" else 1] is not None
+
+
+@needs_torch
+def test_wrong_results_are_noticed(on_path):
+    import peers_rows
+    import peers_torch
+
+    row = next(row for row in peers_rows.op_rows() if row.op == "softmax")
+    case = row.build()
+    ours, others = case.call("tuned"), peers_torch.calls(case)
+    peers_torch.compare(case, ours, others)
+
+    def wrong():
+        (y,) = ours()
+        y[-1, -1] += np.float32(1e-4)
+        return (y,)
+
+    with pytest.raises(AssertionError, match=r"softmax 64x10 fwd, result 0 and torch's: largest difference"):
+        peers_torch.compare(case, wrong, others)
