@@ -15,7 +15,12 @@ from nnkernels.machine.jit import jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.planes import (
-    Correlation, Plan, forward_plan, gradient_plan, pack_planes, unpack_rows,
+    Correlation,
+    Plan,
+    forward_plan,
+    gradient_plan,
+    pack_planes,
+    unpack_rows,
 )  # fmt: skip
 from nnkernels.ops.conv2d.shapes import Pair
 from nnkernels.ops.matmul.micro import MR, block_product

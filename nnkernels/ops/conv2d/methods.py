@@ -52,9 +52,13 @@ def methods(
     """Return the methods for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
     (N, C, H, W), (K, per_group, R, S) = x, w
     if per_group * S < FEW:
-        why_dw = f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
+        why_dw = (
+            f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
+        )
     else:
-        why_dw = f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
+        why_dw = (
+            f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
+        )
     if why := no_winograd(w, stride, padding, dilation, groups):
         return Methods("direct", why, why_dw)
     if winograd is False or (winograd is None and not _winograd.get()):

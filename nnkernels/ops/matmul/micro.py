@@ -13,7 +13,14 @@ After Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 
 from nnkernels.machine.jit import jit_tuned
 from nnkernels.machine.memory import Array
 from nnkernels.machine.simd import (
-    ROWS, VECTORS, U, add_outer, lanes_of, load_tile, store_tile, zero_tile,
+    ROWS,
+    VECTORS,
+    U,
+    add_outer,
+    lanes_of,
+    load_tile,
+    store_tile,
+    zero_tile,
 )  # fmt: skip
 
 MR = ROWS  # rows of a tile
