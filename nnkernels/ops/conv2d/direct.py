@@ -27,7 +27,7 @@ from nnkernels.ops.matmul.micro import MR, block_product
 
 SLOTS = 8  # workspaces that tasks are dealt to
 SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
-SERIAL_BELOW = 600_000  # multiply-adds: less than a second thread costs
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 
 
 @jit_tuned

@@ -22,7 +22,7 @@ from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.matmul.micro import MR, block_product
 
 TASKS = 8
-SERIAL_BELOW = 600_000  # multiply-adds: less than a second thread costs
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
 SLOT_ELEMENTS = 1 << 17  # of dw: larger ones are not worth keeping several times
 PIXELS = 384  # output pixels of a chunk: the depth of a tile's sums
@@ -75,8 +75,11 @@ def weight_plan(
     P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
     chunks = max(1, min(P, -(-P * Q // PIXELS)))
     rows = max(1, -(-P // chunks))
-    slots = max(1, min(N, TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
-    parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
+    if N * K * P * Q * C * R * S < SERIAL_BELOW:
+        slots = parts = 1
+    else:
+        slots = max(1, min(N, TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
+        parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
     together = R if C * S < FEW else 1
     packed_rows = rows if together > 1 else (rows - 1) * sh + dh * (R - 1) + 1
     depth, width, row_step = C * together, W + 2 * pw, 1 if together > 1 else sh
@@ -144,8 +147,7 @@ def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, 
 @jit_tuned
 def dw_serial(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
     partial[:] = 0
-    for task in range(g.slots * g.parts):
-        dw_task(task, dy, x, at, g, packed[0], partial[task // g.parts])
+    dw_task(0, dy, x, at, g, packed[0], partial[0])
     for k in range(g.K):
         gather_filter(partial, g, k, dw)
 
@@ -196,11 +198,10 @@ def weight_gradient(
     if not dy.size:
         return np.zeros_like(w)
     g, at = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
-    serial = dy.size * w[0].size < SERIAL_BELOW
-    packed = empty((1 if serial else g.slots * g.parts, g.packed_rows * g.width * g.depth), x.dtype)
+    packed = empty((g.slots * g.parts, g.packed_rows * g.width * g.depth), x.dtype)
     partial = empty((g.slots, w.size), x.dtype)
     dw = empty(w.shape, x.dtype)
-    run = dw_serial if serial else dw_parallel
+    run = dw_serial if g.slots * g.parts == 1 else dw_parallel
     run(dy.reshape(-1), x.reshape(-1), at, g, packed, partial, dw.reshape(-1))
     return dw
 
