@@ -74,10 +74,10 @@ class Linear(Module):
 class Conv2d(Module):
     """Two-dimensional convolution of x (N, in_channels, H, W).
 
-    ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are ints or (vertical, horizontal) pairs; weight has
-    shape (out_channels, in_channels / groups, R, S), the output
-    floor((H + 2 padding - dilation (R - 1) - 1) / stride) + 1 rows. With ``activation="relu"``, max(., 0) of it,
-    computed in the same pass over memory.
+    ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are ints or (vertical, horizontal) pairs; weight
+    has shape (out_channels, in_channels / groups, R, S), the output
+    floor((H + 2 padding - dilation (R - 1) - 1) / stride) + 1 rows. With ``activation="relu"``, max(., 0) of
+    it, computed in the same pass over memory.
     """
 
     def __init__(

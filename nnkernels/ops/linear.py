@@ -215,6 +215,10 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 784), (128, 784), (128,))
 
 
+def flops(x: Array, w: Array, b: Array | None = None, *, activation: str | None = None) -> int:
+    return int((2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w))
+
+
 def jvp(
     tangents: tuple[Array | None, ...],
     outputs: tuple[Array],
@@ -242,7 +246,7 @@ linear = Op(
     samples=samples,
     bad_inputs=bad_inputs,
     bench_samples=bench_samples,
-    flops=lambda x, w, b=None, *, activation=None: (2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w),
+    flops=flops,
     jvp=jvp,
     tolerance=256,
     mutants=(

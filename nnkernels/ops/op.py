@@ -80,6 +80,7 @@ class Mutant(NamedTuple):
 
 
 MOST_ACCEPTED = 1000  # signatures remembered per op
+PLAIN = {int}  # what tuples among the attributes may hold
 
 
 def signature(arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
@@ -87,7 +88,7 @@ def signature(arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
 
     Types count, since 1, 1.0 and True are one key to Python.
     """
-    shapes = []
+    shapes: list[tuple[Any, Any] | None] = []
     for a in arrays:
         if a is None:
             shapes.append(None)
@@ -99,7 +100,7 @@ def signature(arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
     for name, value in attributes.items():
         kind = type(value)
         if kind is tuple:
-            if any([type(v) is not int for v in value]):
+            if not set(map(type, value)) <= PLAIN:
                 return None
         elif value is not None and kind not in (int, str, bool, float):
             return None
@@ -111,13 +112,13 @@ def signature(arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
 class Op:
     """One formula with its bodies; call it with NumPy arrays or Tensors.
 
-    ``check`` validates what types, shapes and attributes decide; a call like one that has passed is not checked
-    again. ``check_values`` is for what the numbers decide (labels in range), at every call. ``constants`` are the positions of inputs that have no
-    gradient (labels); ``inplace`` the positions that an update step overwrites. ``samples(rng, dtype)``
-    yields small inputs that every body must pass, ``bench_samples`` sizes worth timing (the first takes a
-    few milliseconds at most). ``flops(*arrays, **attributes)`` counts one forward call.
-    ``jvp(tangents, outputs, inputs, **attributes)`` returns the derivative along ``tangents`` (one per
-    input, None for zero).
+    ``check`` validates what types, shapes and attributes decide; a call like one that has passed is not
+    checked again. ``check_values`` is for what the numbers decide (labels in range), at every call.
+    ``constants`` are the positions of inputs that have no gradient (labels); ``inplace`` the positions that
+    an update step overwrites. ``samples(rng, dtype)`` yields small inputs that every body must pass,
+    ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
+    **attributes)`` counts one forward call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the
+    derivative along ``tangents`` (one per input, None for zero).
     """
 
     name: str

@@ -51,8 +51,8 @@ def correlate_chunk(
             for k in range(group * filters, (group + 1) * filters, MR):
                 m = min(MR, (group + 1) * filters - k)
                 block_product(
-                    w, U(first_weight + k * T), 0, U(T), U(1), m, src, j, VECTORS * lanes_of(y), at, length, T,
-                    sums, U(0), U(length), False,
+                    w, U(first_weight + k * T), 0, U(T), U(1), m,
+                    src, j, VECTORS * lanes_of(y), at, length, T, sums, U(0), U(length), False,
                 )  # fmt: skip
                 unpack_rows(sums, length, b, g, Q, n, k, m, rows, row, column, y)
 

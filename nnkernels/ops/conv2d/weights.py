@@ -1,13 +1,13 @@
 """conv2d's weight gradient: dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s].
 
-A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a row.
-Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps
+A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a
+row. Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps
 (s, c) of a filter row are: pixel (p, q) and the S - 1 pixels to its right. Nothing is copied twice. Where
-channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are laid
-side by side as if they were channels, and all taps (s, c, r) are one run.
+channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are
+laid side by side as if they were channels, and all taps (s, c, r) are one run.
 
-Partial sums: images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are cut
-into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
+Partial sums: images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are
+cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
 """
 
 from functools import lru_cache

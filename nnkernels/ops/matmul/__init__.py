@@ -105,7 +105,7 @@ matmul = Op(
         Mutant("last columns dropped", "tuned", "matmul/micro.py", "while c < N:", "while c + 1 < N:"),
         Mutant("row of tiles repeated", "tuned", "matmul/micro.py", "i + U(r * a_panel)", "i"),
         Mutant("right operand mistaken for packed", "tuned", "matmul/gemm.py",
-               "j = task // across * DIRECT_MC, task % across * DIRECT_NC", "j = task // across * DIRECT_MC, 0"),
+               "task % across * DIRECT_NC", "0"),
         Mutant("broadcast gradient overwritten", "tuned", "matmul/tuned.py",
                "mdb[batches.b[n]],", "mdb[batches.b[0]],"),
     ),

@@ -3,10 +3,11 @@
 Four ways, one rule (``method``):
 
 - ``row``: one or two rows of a. Each number of b is used once, so only reading b counts.
-- ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands are
-  read as they lie. For few rows of a, where rearranging b would cost more than it saves.
+- ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands
+  are read as they lie. For few rows of a, where rearranging b would cost more than it saves.
 - ``direct``: the micro-kernel on the operands as they lie. For b with contiguous rows, while it is small.
-- ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then multiplied.
+- ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then
+  multiplied.
 
 Bound: 2 M N K FLOPs at the machine's multiply-add rate; for one row, reading K N numbers.
 """
@@ -54,7 +55,7 @@ def row_offsets(K: int, row: int) -> Array:
 def row_task(
     task: int, a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
 ) -> None:  # fmt: skip
-    """Compute ROW_NC columns of y: y[i, :] (+)= a[i, 0] b[0, :] + a[i, 1] b[1, :] + ..., four rows of b at once."""
+    """Compute ROW_NC columns: y[i, :] (+)= a[i, 0] b[0, :] + a[i, 1] b[1, :] ..., four rows of b at once."""
     first = task * ROW_NC
     columns = U(min(ROW_NC, N - first))
     row = U(N)
