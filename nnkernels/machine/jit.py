@@ -21,10 +21,20 @@ from numba.extending import overload, register_jitable
 
 from nnkernels.machine.cache import cache_directory
 
-__all__ = ["inline", "jit", "jit_elementwise", "jit_parallel", "jit_tuned", "prange", "typed"]
+__all__ = [
+    "inline",
+    "jit",
+    "jit_elementwise",
+    "jit_parallel",
+    "jit_tuned",
+    "overload_exactly",
+    "prange",
+    "typed",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ELEMENTWISE_FLAGS = {"contract"}
 TUNED_FLAGS = {"contract", "reassoc", "nsz", "arcp", "afn"}
 
 
@@ -48,7 +58,7 @@ def jit(function: F) -> F:
 
 def jit_elementwise(function: F) -> F:
     """Compile a serial tuned kernel that works element by element."""
-    return compile_lazily(function, fastmath={"contract"})
+    return compile_lazily(function, fastmath=ELEMENTWISE_FLAGS)
 
 
 def jit_tuned(function: F) -> F:
@@ -65,6 +75,15 @@ def inline(function: F) -> F:
     """Mark a scalar function for use inside kernels; in Python it stays the plain function."""
     marked: F = register_jitable(function)
     return marked
+
+
+def overload_exactly(function: Callable[..., Any]) -> Callable[[F], F]:
+    """Like Numba's ``overload``, for what must not be reordered: fused multiply-add is all it may use.
+
+    Without flags of its own, it would be compiled with those of whichever kernel calls it.
+    """
+    decorator: Callable[[F], F] = overload(function, jit_options={"fastmath": ELEMENTWISE_FLAGS})
+    return decorator
 
 
 def typed(value: float, x: Any) -> Any:

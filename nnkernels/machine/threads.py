@@ -20,7 +20,7 @@ CHUNK = 8192  # elements of an elementwise chunk: 32 KiB of float32, an L1 cache
 # Elements below which starting threads costs more than it saves: for work of about 1 ns an element (exp, a
 # sum, a step of Adam), and for work that one core does at the speed of its cache (relu, an addition).
 SERIAL_BELOW = 1 << 15
-SERIAL_BELOW_IF_CHEAP = 1 << 20
+SERIAL_BELOW_IF_CHEAP = 1 << 18
 
 
 def set_num_threads(n: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.exponential import exp
+from nnkernels.machine.elementary import exp
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
