@@ -277,6 +277,33 @@ def _cos64(x: Any) -> Any:
     return _sin_shifted64(x, 1)
 
 
+# --- order ---
+
+LARGEST32, LARGEST64 = np.iinfo(np.int32).max, np.iinfo(np.int64).max
+
+
+@inline
+def _rank32(x: Any) -> Any:
+    bits = _bits32(x + f32(0))  # -0.0 becomes 0.0
+    return i32(bits ^ ((bits >> i32(31)) & i32(LARGEST32))) if x == x else i32(LARGEST32)
+
+
+@inline
+def _rank64(x: Any) -> Any:
+    bits = _bits64(x + 0.0)
+    return i64(bits ^ ((bits >> i64(63)) & i64(LARGEST64))) if x == x else i64(LARGEST64)
+
+
+@inline
+def _of_rank32(rank: Any) -> Any:
+    return _from_bits32(rank ^ ((rank >> i32(31)) & i32(LARGEST32)))
+
+
+@inline
+def _of_rank64(rank: Any) -> Any:
+    return _from_bits64(rank ^ ((rank >> i64(63)) & i64(LARGEST64)))
+
+
 # --- what kernels call ---
 
 SIN_LIMIT = 1e6  # beyond, sin and cos here are wrong: too much of x is lost with the multiples of pi/2
@@ -317,6 +344,19 @@ def cos(x: Any) -> Any:
     return _cos32(x) if isinstance(x, np.float32) else _cos64(x)
 
 
+def rank(x: Any) -> Any:
+    """Return an integer of x's width that orders as floats do, NaN above all.
+
+    LLVM vectorises a running maximum of integers, not one of floats, whose NaN it would have to lose.
+    """
+    return _rank32(x) if isinstance(x, np.float32) else _rank64(x)
+
+
+def of_rank(rank: Any) -> Any:
+    """Return the float32 or float64 that has this rank."""
+    return _of_rank32(rank) if isinstance(rank, np.int32) else _of_rank64(rank)
+
+
 # Compiled callers: Numba asks these for the implementation that fits the argument's type.
 @overload_exactly(exp)
 def _choose_exp(x: Any) -> Any:
@@ -351,3 +391,13 @@ def _choose_sin(x: Any) -> Any:
 @overload_exactly(cos)
 def _choose_cos(x: Any) -> Any:
     return _cos32 if x == types.float32 else _cos64
+
+
+@overload_exactly(rank)
+def _choose_rank(x: Any) -> Any:
+    return _rank32 if x == types.float32 else _rank64
+
+
+@overload_exactly(of_rank)
+def _choose_of_rank(rank: Any) -> Any:
+    return _of_rank32 if rank == types.int32 else _of_rank64

@@ -21,6 +21,7 @@ CHUNK = 8192  # elements of an elementwise chunk: 32 KiB of float32, an L1 cache
 # sum, a step of Adam), and for work that one core does at the speed of its cache (relu, an addition).
 SERIAL_BELOW = 1 << 15
 SERIAL_BELOW_IF_CHEAP = 1 << 18
+PARTS = 64  # of a large array: enough for any number of threads, few enough to cost nothing each
 
 
 def set_num_threads(n: int) -> None:

@@ -21,7 +21,7 @@ from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.losses import REDUCTIONS, Pair, add_up, gathered, spread, sum_into, weight
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_sum
+from nnkernels.ops.reduce.tuned import row_sum
 from nnkernels.ops.softmax import softmax_into
 from nnkernels.ops.validate import choice, fail_type, floats, rank
 

@@ -20,7 +20,8 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned,
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_max, row_sum
+from nnkernels.ops.reduce.tuned import row_sum
+from nnkernels.ops.reduce.tuned_max import row_max
 from nnkernels.ops.validate import axis_index, floats
 
 

@@ -17,14 +17,12 @@ import numpy as np
 from nnkernels.machine import elementary
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, typed
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, number
 
 Scalar = Callable[..., Any]
 Far = tuple[float, Scalar, Scalar]
-
-PARTS = 64  # of a large array: enough for any number of threads, and few enough to cost nothing each
 
 # --- the loops, once ---
 
