@@ -38,18 +38,22 @@ class Plan(NamedTuple):
     """How to reduce one shape: y's shape, the number of elements that fall on one y, and the passes."""
 
     shape: Shape
-    count: int
+    n: int
     passes: tuple[Pass, ...]
 
 
 def make_pass(outer: int, n: int, inner: int) -> Pass:
     """Return the pass with its tiles.
 
-    Few enough columns that their sums stay in the L1 cache, and rows for about that cache, or more where the
-    sums over all blocks of rows would be long: float32 partial sums of short blocks keep the error small.
+    Few enough columns that their sums stay in the L1 cache, and rows for about that cache, or more where
+    the sums over all blocks would be long: float32 partial sums of short blocks keep the error small.
     """
     width = max(1, min(inner, CHUNK // 4))
-    length = max(1, min(n, max(CHUNK // width, math.isqrt(n), 32)))
+    if inner == 1:
+        length = max(4 * CHUNK, min(n // PARTS, 32 * CHUNK))
+    else:
+        length = max(CHUNK // width, math.isqrt(n), 32)
+    length = max(1, min(n, length))
     blocks = -(-n // length)
     tasks = outer * blocks * -(-inner // width)
     return Pass(
@@ -90,20 +94,28 @@ def planned(x: Array, dim: Dim, keepdim: bool) -> Plan:
 
 @jit_tuned
 def row_sum(x: Array) -> Any:
-    # `reassoc` splits this one accumulator over the lanes of several registers, which also keeps the
-    # rounding error of a long float32 row small.
-    total = x[0]
-    for i in range(1, x.size):
-        total += x[i]
-    return total
+    # `reassoc` splits each accumulator over the lanes of several registers, which also keeps the rounding
+    # error of a long float32 row small. Two halves at a time are read from memory faster than one.
+    half = x.size // 2
+    if half == 0:
+        return x[0]
+    a, b = x[:half], x[half : 2 * half]
+    first, second = a[0], b[0]
+    for i in range(1, half):
+        first += a[i]
+        second += b[i]
+    return first + second + (x[x.size - 1] if x.size > 2 * half else x[0] * 0)
 
 
 @jit_tuned
-def short_row_sums(x: Array, n: int, divisor: Any, y: Array) -> None:
-    """Sum rows of n elements, four at a time: one short row would leave most of the adders waiting."""
+def row_sums(x: Array, n: int, divisor: Any, y: Array) -> None:
+    """Write the sum of each row of n elements over ``divisor``.
+
+    Short rows go four at a time: one alone would leave most of the adders waiting.
+    """
     step, one = np.uint64(n), np.uint64(1)
     r = np.uint64(0)
-    while r + np.uint64(4) <= np.uint64(y.size):
+    while n < 128 and r + np.uint64(4) <= np.uint64(y.size):
         a = r * step
         b, c, d = a + step, a + step + step, a + step + step + step
         s, t, u, v = x[a], x[b], x[c], x[d]
@@ -115,8 +127,12 @@ def short_row_sums(x: Array, n: int, divisor: Any, y: Array) -> None:
         y[r], y[r + one] = s / divisor, t / divisor
         y[r + np.uint64(2)], y[r + np.uint64(3)] = u / divisor, v / divisor
         r += np.uint64(4)
-    for k in range(r, y.size):
-        y[k] = row_sum(x[k * n : (k + 1) * n]) / divisor
+    for k in range(r, np.uint64(y.size)):
+        a = k * step
+        s = x[a]
+        for i in range(one, step):
+            s += x[a + i]
+        y[k] = s / divisor
 
 
 @jit_tuned
@@ -158,8 +174,8 @@ def sum_tiles(
 ) -> None:
     """Do tasks first to last - 1; y has (outer, blocks of rows, inner) elements."""
     blocks, parts = (n + length - 1) // length, (inner + width - 1) // width
-    if inner == 1 and blocks == 1 and n < 128:
-        short_row_sums(x[first * n : last * n], n, divisor, y[first:last])
+    if inner == 1 and blocks == 1:
+        row_sums(x[first * n : last * n], n, divisor, y[first:last])
         return
     for t in range(first, last):
         b = t // parts
@@ -204,21 +220,12 @@ def sum_pass(x: Array, way: Pass, divisor: Any, y: Array) -> None:
 
 @jit_elementwise
 def spread_short_rows(dy: Array, n: int, divisor: Any, dx: Array) -> None:
-    """Fill row o of n elements with dy[o] / divisor: by registers of 16, over the row's end.
-
-    The next row puts right what the last register wrote too much. Rows near the end are written exactly.
-    """
-    long = (n + 15) // 16 * 16
-    free = max((dx.size - long) // n + 1, 0)
-    for o in range(free):
+    """Fill row o of n elements with dy[o] / divisor."""
+    step = np.uint64(n)
+    for o in range(np.uint64(dy.size)):
         share = dy[o] / divisor
-        row = dx[o * n : o * n + long]
-        for k in range(long // 16):
-            register = row[16 * k : 16 * k + 16]
-            for j in range(16):
-                register[j] = share
-    for i in range(free * n, dx.size):
-        dx[i] = dy[i // n] / divisor
+        for i in range(o * step, o * step + step):
+            dx[i] = share
 
 
 @jit_elementwise

@@ -45,36 +45,24 @@ def row_maxima(x: Array, n: int, y: Array) -> None:
             v = r if r > v else v
         y[i], y[i + one] = of_rank(s), of_rank(t)
         y[i + np.uint64(2)], y[i + np.uint64(3)] = of_rank(u), of_rank(v)
-        i += np.uint64(4)
-    for k in range(i, y.size):
-        y[k] = row_max(x[k * n : (k + 1) * n])
-
-
-@jit_elementwise
-def short_row_maxima(x: Array, n: int, start: int, y: Array, argmax: Array) -> None:
-    """Write the largest element of each row of n and its place, ``start`` added; the rows are independent."""
-    step, one = np.uint64(n), np.uint64(1)
-    for i in range(y.size):
-        a = np.uint64(i) * step
-        top, place = rank(x[a]), a
-        for k in range(a + one, a + step):
-            r = rank(x[k])
-            place = k if r > top else place
-            top = r if r > top else top
-        y[i] = x[place]
-        argmax[i] = start + np.int64(place)
+        i = i + np.uint64(4)
+    for j in range(i, np.uint64(y.size)):
+        y[j] = row_max(x[j * step : (j + one) * step])
 
 
 @jit_tuned
-def first_of(x: Array, top: Any) -> int:
-    """Return the position of the first element that equals ``top``, its row's largest or NaN."""
-    nan = top != top
-    place = x.size
-    for i in range(x.size):
-        hit = (x[i] == top) | (nan & (x[i] != x[i]))
-        here = i if hit else x.size
-        place = here if here < place else place
-    return place
+def row_places(x: Array, n: int, start: int, y: Array, argmax: Array) -> None:
+    """Write where each row of n first holds its largest element, given in y, or NaN; ``start`` added."""
+    size: Any = np.uint64(n)
+    for i in range(y.size):
+        a, top, place = np.uint64(i) * size, y[i], size
+        nan = top != top
+        for k in range(np.uint64(0), size):
+            v = x[a + k]
+            here = k if (v == top) | (nan & (v != v)) else size
+            place = here if here < place else place
+        y[i] = x[a + place]  # which of 0.0 and -0.0 came first
+        argmax[i] = start + np.int64(a + place)
 
 
 @jit_elementwise
@@ -85,11 +73,11 @@ def max_tiles(
     """As sum_tiles; ``source`` holds where x's elements came from (empty: from where they stand)."""
     blocks, parts = (n + length - 1) // length, (inner + width - 1) // width
     if inner == 1 and blocks == 1:
-        here, best, where = x[first * n : last * n], y[first:last], argmax[first:last]
-        if n <= 32:
-            short_row_maxima(here, n, first * n, best, where)
-        else:
-            row_maxima(here, n, best)
+        rows_of_x, best, where = x[first * n : last * n], y[first:last], argmax[first:last]
+        row_maxima(rows_of_x, n, best)
+        row_places(rows_of_x, n, first * n, best, where)
+        translate(where, source)
+        return
     for t in range(first, last):
         b = t // parts
         block, column = b % blocks, t % parts * width
@@ -97,15 +85,19 @@ def max_tiles(
         rows = min(length, n - block * length)
         low, high = b * inner + column, b * inner + min(column + width, inner)
         best, where = y[low:high], argmax[low:high]
-        if inner > 1:
+        if inner == 1:
+            row_maxima(x[start : start + rows], rows, best)
+            row_places(x[start : start + rows], rows, start, best, where)
+        else:
             column_maxima(x, start, rows, inner, best, where)
-        elif n > 32:
-            row = x[start : start + rows]
-            where[0] = start + first_of(row, row_max(row) if blocks > 1 else best[0])
-            best[0] = x[where[0]]  # which of 0.0 and -0.0 came first
-        if source.size > 0:
-            for j in range(where.size):
-                where[j] = source[where[j]]
+        translate(where, source)
+
+
+@inline
+def translate(where: Array, source: Array) -> None:
+    if source.size > 0:
+        for j in range(where.size):
+            where[j] = source[where[j]]
 
 
 @inline
