@@ -17,7 +17,7 @@ import numpy as np
 from nnkernels.machine import elementary
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, typed
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, number
 
@@ -75,26 +75,28 @@ def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int, far: Fa
                     dx[i] = dy[i] * far_df(x[i], y[i], a)
 
     @jit_parallel
-    def forward_parallel(x: Array, a: float, y: Array) -> None:
-        share = max(CHUNK, x.size // PARTS)
+    def forward_parallel(x: Array, a: float, share: int, y: Array) -> None:
         for c in prange((x.size + share - 1) // share):
             i, j = c * share, (c + 1) * share
             forward_chunk(x[i:j], a, y[i:j])
 
     @jit_parallel
-    def backward_parallel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
-        share = max(CHUNK, x.size // PARTS)
+    def backward_parallel(dy: Array, x: Array, y: Array, a: float, share: int, dx: Array) -> None:
         for c in prange((x.size + share - 1) // share):
             i, j = c * share, (c + 1) * share
             backward_chunk(dy[i:j], x[i:j], y[i:j], a, dx[i:j])
 
     def forward_kernel(x: Array, a: float, y: Array) -> None:
-        kernel = forward_chunk if x.size < serial_below else forward_parallel
-        kernel(x, a, y)
+        if x.size < serial_below:
+            forward_chunk(x, a, y)
+        else:
+            forward_parallel(x, a, share_of(x.size), y)
 
     def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
-        kernel = backward_chunk if x.size < serial_below else backward_parallel
-        kernel(dy, x, y, a, dx)
+        if x.size < serial_below:
+            backward_chunk(dy, x, y, a, dx)
+        else:
+            backward_parallel(dy, x, y, a, share_of(x.size), dx)
 
     return make_body(forward_kernel, backward_kernel, default)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.loops import Dim, Shape
 
@@ -280,7 +280,7 @@ def spread_pass(dy: Array, way: Pass, divisor: Any, dx: Array) -> None:
     if dx.size < SERIAL_BELOW_IF_CHEAP:
         spread_units(dy, n, inner, divisor, 0, units, dx)
     else:
-        spread_parallel(dy, n, inner, divisor, units, max(CHUNK, dx.size // PARTS) // unit + 1, dx)
+        spread_parallel(dy, n, inner, divisor, units, share_of(units, unit), dx)
 
 
 def make_tuned_sum(mean: bool) -> Body:

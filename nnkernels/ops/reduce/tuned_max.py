@@ -10,7 +10,7 @@ import numpy as np
 from nnkernels.machine.elementary import of_rank, rank
 from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.reduce.loops import Dim
 from nnkernels.ops.reduce.tuned import Pass, planned
 
@@ -185,5 +185,5 @@ def max_backward_tuned(
         clear(target)
         put_at(*given, target)
     else:
-        max_backward_parallel(*given, max(CHUNK, dx.size // PARTS), target)
+        max_backward_parallel(*given, share_of(dx.size), target)
     return (dx,)
