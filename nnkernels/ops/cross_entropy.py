@@ -249,25 +249,28 @@ def check_labels(labels: Array, classes: int) -> None:
     )
 
 
+def wanted_targets(logits: Array) -> str:
+    return f"integer labels (N,) or {logits.dtype} probabilities (N, C)"
+
+
 def check(logits: Array, targets: Array, reduction: Any = "mean") -> None:
     floats(NAME, logits=logits)
     rank(NAME, "logits", logits, 2, "(N, C)")
     rows, classes = logits.shape
     if not isinstance(targets, np.ndarray):
         fail_type(NAME, "targets", targets, "a NumPy array or a Tensor")
-    wanted = f"integer labels (N,) or {logits.dtype} probabilities (N, C)"
     if targets.dtype.kind in "iu":
         if targets.shape != (rows,):
             integers = "integer targets are labels and must have"
             raise ValueError(f"{NAME}: {integers} shape ({rows},) to go with logits {logits.shape}, "
                              f"got {targets.shape}")  # fmt: skip
     elif targets.dtype.kind != "f" or (targets.ndim == 1 and logits.ndim == 2):
-        fail_type(NAME, "targets", targets, wanted)
+        fail_type(NAME, "targets", targets, wanted_targets(logits))
     else:
         floats(NAME, logits=logits, targets=targets)
         if targets.shape != logits.shape:
-            raise ValueError(f"{NAME}: targets must be {wanted} to go with logits {logits.shape}, "
-                             f"got shape {targets.shape}")  # fmt: skip
+            raise ValueError(f"{NAME}: targets must be {wanted_targets(logits)} to go with logits "
+                             f"{logits.shape}, got shape {targets.shape}")  # fmt: skip
     choice(NAME, "reduction", reduction, REDUCTIONS)
     if classes == 0:
         raise ValueError(f"{NAME}: logits must have at least one class, got shape {logits.shape}")

@@ -25,7 +25,7 @@ from nnkernels.ops.reduce.loops import (
     sum_backward_loops,
     sum_forward_loops,
 )
-from nnkernels.ops.reduce.tuned import make_tuned_sum
+from nnkernels.ops.reduce.tuned import mean_tuned, sum_tuned
 from nnkernels.ops.reduce.tuned_max import max_backward_tuned, max_forward_tuned
 from nnkernels.ops.reduce.vectorized import (
     max_backward_vectorized,
@@ -40,19 +40,17 @@ from nnkernels.ops.validate import axis_index, fail_type, floats
 
 def check(op: str, x: Array, dim: Any = None, keepdim: Any = False) -> None:
     floats(op, x=x)
-    if not isinstance(keepdim, (bool, np.bool_)):
+    if keepdim is not False and not isinstance(keepdim, (bool, np.bool_)):
         fail_type(op, "keepdim", keepdim, "a bool")
-    if dim is None:
-        axes = list(range(x.ndim))
-    elif isinstance(dim, (tuple, list)):
+    if isinstance(dim, (tuple, list)):
         axes = [axis_index(op, d, x.ndim) for d in dim]
         if not axes:
             raise ValueError(f"{op}: dim must name at least one axis (None means all), got {dim!r}")
         if len(set(axes)) != len(axes):
             raise ValueError(f"{op}: dim names an axis twice: {dim!r} for {x.ndim} axes")
     else:
-        axes = [axis_index(op, dim, x.ndim)]
-    if op != "sum" and x.size == 0 and 0 in (x.shape[i] for i in axes):
+        axes = [] if dim is None else [axis_index(op, dim, x.ndim)]
+    if op != "sum" and x.size == 0 and (dim is None or 0 in (x.shape[i] for i in axes)):
         raise ValueError(f"{op}: no elements along dim={dim!r} of x with shape {x.shape}")
 
 
@@ -131,7 +129,7 @@ sum_loops = Body(sum_forward_loops, sum_backward_loops)
 sum_vectorized = Body(sum_forward_vectorized, sum_backward_vectorized)
 
 sum = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
-    "sum", sum_loops, sum_vectorized, make_tuned_sum(mean=False),
+    "sum", sum_loops, sum_vectorized, sum_tuned,
     (
         ("missing +=", "loops", "total[source_index(i, shape, steps)] += x[i]",
          "total[source_index(i, shape, steps)] = x[i]"),
@@ -148,7 +146,7 @@ sum = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     ),
 )  # fmt: skip
 mean = make_op(
-    "mean", make_mean(sum_loops), make_mean(sum_vectorized), make_tuned_sum(mean=True),
+    "mean", make_mean(sum_loops), make_mean(sum_vectorized), mean_tuned,
     (
         ("divided by the size of x", "loops", "y / x.dtype.type(count(x, dim))", "y / x.dtype.type(x.size)"),
         ("gradient not divided by n", "loops", "dy / dy.dtype.type(count(inputs[0], dim))", "dy / 1"),

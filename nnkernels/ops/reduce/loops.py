@@ -6,7 +6,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
-from nnkernels.ops.binary import source_index
+from nnkernels.ops.folding import source_index
 from nnkernels.ops.op import Body
 
 Dim = int | tuple[int, ...] | None

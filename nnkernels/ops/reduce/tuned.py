@@ -320,3 +320,6 @@ def make_tuned_sum(mean: bool) -> Body:
         return (dx,)
 
     return Body(forward, backward)
+
+
+sum_tuned, mean_tuned = make_tuned_sum(mean=False), make_tuned_sum(mean=True)

@@ -14,6 +14,9 @@ from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share
 from nnkernels.ops.reduce.loops import Dim
 from nnkernels.ops.reduce.tuned import Pass, planned
 
+PLACE = np.dtype(np.int64)
+AS_THEY_STAND = np.empty(0, PLACE)  # the `source` of x's own elements
+
 
 @jit_tuned
 def row_max(x: Array) -> Any:
@@ -128,7 +131,7 @@ def max_pass(x: Array, source: Array, way: Pass, y: Array, argmax: Array) -> Non
     outer, n, inner, length, width, blocks, tasks, share = way
     best, where = y, argmax
     if blocks > 1:
-        best, where = empty((outer * blocks * inner,), x.dtype), empty((outer * blocks * inner,), np.int64)
+        best, where = empty((outer * blocks * inner,), x.dtype), empty((outer * blocks * inner,), PLACE)
     if x.size < SERIAL_BELOW:
         max_tiles(x, source, n, inner, length, width, 0, tasks, best, where)
     else:
@@ -140,12 +143,12 @@ def max_pass(x: Array, source: Array, way: Pass, y: Array, argmax: Array) -> Non
 
 def max_forward_tuned(x: Array, dim: Dim = None, keepdim: bool = False) -> tuple[Array, Array]:
     shape, _, passes = planned(x, dim, keepdim)
-    y, argmax = empty(shape, x.dtype), empty(shape, np.int64)
+    y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
     if x.size == 0:
         return y, argmax
-    flat, source = x.ravel(), empty((0,), np.int64)
+    flat, source = x.ravel(), AS_THEY_STAND
     for way in passes[:-1]:
-        best, where = empty((way.outer * way.inner,), x.dtype), empty((way.outer * way.inner,), np.int64)
+        best, where = empty((way.outer * way.inner,), x.dtype), empty((way.outer * way.inner,), PLACE)
         max_pass(flat, source, way, best, where)
         flat, source = best, where
     max_pass(flat, source, passes[-1], y.ravel(), argmax.ravel())
