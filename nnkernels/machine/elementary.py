@@ -280,6 +280,7 @@ def _cos64(x: Any) -> Any:
 # --- power: e^(y ln|x|) in float64, for float32 alone; float64 would need more digits than there are ---
 
 LN2 = math.log(2)
+INFINITY64 = i64(f64(np.inf).view(np.int64))  # bits; a comparison of floats with inf does not vectorise
 
 
 @inline
@@ -293,17 +294,19 @@ def _power32(x: Any, y: Any) -> Any:
     p = (((((2 / 13 * q + 2 / 11) * q + 2 / 9) * q + 2 / 7) * q + 2 / 5) * q + 2 / 3) * q
     ln = f64(n) * LN2 + (s * p + (s + s))
     ln = ln if base > 0 else -np.inf
-    ln = ln if base < np.inf else base
+    finite = bits < INFINITY64
+    ln = ln if finite else base
     t = min(max(exponent * ln, -120.0), 120.0)
     shifted = t * LOG2E64 + ROUND64
     r = t - (shifted - ROUND64) * LN2
     p = ((((((B8 * r + B7) * r + B6) * r + B5) * r + B4) * r + B3) * r + B2) * r * r + r
-    y_abs = (p + 1.0) * _power_of_two64(_bits64(shifted) - ROUND64_BITS)
+    size = (p + 1.0) * _power_of_two64(_bits64(shifted) - ROUND64_BITS)
     half = exponent * 0.5
-    whole, even = np.floor(exponent) == exponent, np.floor(half) == half
-    z = -y_abs if (_bits32(x) < i32(0)) & whole & (not even) else y_abs
-    z = np.nan if (x < f32(0)) & (not whole) & (base < np.inf) else z
-    return f32(1.0 if (exponent == 0) | (x == f32(1)) | ((base == 1.0) & (abs(exponent) == np.inf)) else z)
+    whole, even = (exponent + ROUND64) - ROUND64 == exponent, (half + ROUND64) - ROUND64 == half
+    z = -size if (_bits32(x) < i32(0)) & whole & (not even) else size
+    z = np.nan if (x < f32(0)) & finite & (not whole) else z
+    at_one = (x == f32(1)) | ((base == 1.0) & (_bits64(abs(exponent)) == INFINITY64))
+    return f32(1.0 if (exponent == 0) | at_one else z)
 
 
 @inline

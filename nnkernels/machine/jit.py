@@ -23,6 +23,7 @@ from nnkernels.machine.cache import cache_directory
 
 __all__ = [
     "inline",
+    "inline_always",
     "jit",
     "jit_elementwise",
     "jit_parallel",
@@ -77,12 +78,20 @@ def inline(function: F) -> F:
     return marked
 
 
+def inline_always(function: F) -> F:
+    """As ``inline``, for functions so long that LLVM would call them and not vectorise the loop around."""
+    marked: F = register_jitable(forceinline=True)(function)
+    return marked
+
+
 def overload_exactly(function: Callable[..., Any]) -> Callable[[F], F]:
     """Like Numba's ``overload``, for what must not be reordered: fused multiply-add is all it may use.
 
-    Without flags of its own, it would be compiled with those of whichever kernel calls it.
+    Without flags of its own, it would be compiled with those of whichever kernel calls it. It is always put
+    in the place of the call, since a loop that calls a function is not vectorised.
     """
-    decorator: Callable[[F], F] = overload(function, jit_options={"fastmath": ELEMENTWISE_FLAGS})
+    options = {"fastmath": ELEMENTWISE_FLAGS, "forceinline": True}
+    decorator: Callable[[F], F] = overload(function, jit_options=options)
     return decorator
 
 

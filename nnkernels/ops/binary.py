@@ -7,13 +7,13 @@ that axis: dx1_j = sum of dy_i df1(x1_i, x2_i, y_i) over all i that read x1_j. T
 members differ in f and its two partial derivatives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from nnkernels.machine import elementary
-from nnkernels.machine.jit import inline, jit, typed
+from nnkernels.machine.jit import inline, inline_always, jit, typed
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.binary_tuned import Scalar, make_tuned
@@ -175,18 +175,41 @@ def pow_df2(x1: Any, x2: Any, y: Any) -> Any:
     return y * np.log(x1) if x1 != 0 or x2 < 0 else x1  # 0^b is constant for b >= 0
 
 
-@inline
+@inline_always
 def pow_tuned(x1: Any, x2: Any) -> Any:
     return elementary.power(x1, x2)
 
 
-@inline
+def with_squares(general: Body, product: Body) -> Body:
+    """Return pow's body with x1^2, by far the commonest power, as the product it is."""
+    assert general.backward is not None
+    pull_back = general.backward
+
+    def squares(x1: Array, x2: Array) -> bool:
+        return x2.size == 1 and x2.ndim <= x1.ndim and x2.item() == 2
+
+    def forward(x1: Array, x2: Array) -> tuple[Array, ...]:
+        return product.forward(x1, x1) if squares(x1, x2) else general.forward(x1, x2)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
+    ) -> tuple[Array | None, ...]:
+        x1, x2 = inputs
+        if not squares(x1, x2):
+            return pull_back(dy, outputs, inputs, needs)
+        dx1 = product.forward(product.forward(x1, x2)[0], dy)[0] if needs[0] else None
+        return dx1, pull_back(dy, outputs, inputs, (False, needs[1]))[1]
+
+    return Body(forward, backward)
+
+
+@inline_always
 def pow_df1_tuned(x1: Any, x2: Any, y: Any) -> Any:
     slope = x2 * elementary.power(x1, x2 - typed(1, x2))
     return slope if x2 != 0 else x2
 
 
-@inline
+@inline_always
 def pow_df2_tuned(x1: Any, x2: Any, y: Any) -> Any:
     slope = y * elementary.log(x1)
     return slope if (x1 != 0) | (x2 < 0) else x1
@@ -247,6 +270,7 @@ def make_op(
     numpy: tuple[Scalar, Scalar, Scalar] | None = None,
     tuned: tuple[Scalar, Scalar, Scalar] | None = None,
     passed_on: tuple[bool, bool] = (False, False),
+    special: Callable[[Body], Body] | None = None,
     positive: bool = False,
     flops: int = 1,
     mutants: tuple[Mutant, ...] = (),
@@ -266,6 +290,10 @@ def make_op(
         )  # fmt: skip
         for s1, s2 in shapes:
             yield pair(rng, s1, s2, dtype)
+        if special:
+            x = pair(rng, (3, 4), (3, 4), dtype).arrays[0]
+            yield Sample("squares", (x, np.full((), 2, dtype)))
+            yield Sample("squares, twos stretched", (x, np.full((1, 1, 1), 2, dtype)))
 
     def bad_inputs() -> Iterator[BadInput]:
         x = np.ones((2, 3))
@@ -287,13 +315,13 @@ def make_op(
             dy += n2(x1, x2, y) * tangents[1]
         return dy
 
+    serial_below = SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP
+    body = make_tuned(*(tuned or (f, df1, df2)), serial_below, passed_on)
     return Op(
         name=name,
         loops=make_loops(f, df1, df2),
         vectorized=make_vectorized(*(numpy or (f, df1, df2))),
-        tuned=make_tuned(
-            *(tuned or (f, df1, df2)), SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP, passed_on
-        ),
+        tuned=special(body) if special else body,
         check=lambda x1, x2: check(name, x1, x2),
         samples=samples,
         bad_inputs=bad_inputs,
@@ -351,10 +379,14 @@ div = make_op(
 )  # fmt: skip
 pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy),
-    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), positive=True, flops=32,
+    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), special=lambda body: with_squares(body, mul.tuned),
+    positive=True, flops=32,
     mutants=(
         mutant("exponent not lowered", "x2 * x1 ** (x2 - typed(1, x2)) if", "x2 * x1 ** x2 if"),
         mutant("logarithm forgotten", "return y * np.log(x1) if", "return y if"),
+        mutant("any number a square", "and x2.item() == 2", "", "tuned", "binary.py"),
+        mutant("factor 2 forgotten", "product.forward(product.forward(x1, x2)[0], dy)",
+               "product.forward(x1, dy)", "tuned", "binary.py"),
         mutant("logarithm of the exponent", "y * elementary.log(x1)", "y * elementary.log(x2)", "tuned",
                "binary.py"),
     ),

@@ -13,7 +13,7 @@ from nnkernels.machine import jit
 from nnkernels.ops.op import Op
 
 PACKAGE = "nnkernels.ops"
-DECORATORS = ("inline", "jit", "jit_elementwise", "jit_tuned", "jit_parallel")
+DECORATORS = ("inline", "inline_always", "jit", "jit_elementwise", "jit_tuned", "jit_parallel")
 
 
 @contextmanager
