@@ -24,6 +24,7 @@ from nnkernels.machine.cache import cache_directory
 __all__ = [
     "inline",
     "inline_always",
+    "inline_elementwise",
     "jit",
     "jit_elementwise",
     "jit_parallel",
@@ -75,6 +76,16 @@ def jit_parallel(function: F) -> F:
 def inline(function: F) -> F:
     """Mark a scalar function for use inside kernels; in Python it stays the plain function."""
     marked: F = register_jitable(function)
+    return marked
+
+
+def inline_elementwise(function: F) -> F:
+    """As ``inline``, with the flags of ``jit_elementwise`` whatever those of the caller.
+
+    For kernels made by a function, which a driver made by it calls: a driver that captured a compiled kernel
+    would not be found in the cache by the next process.
+    """
+    marked: F = register_jitable(fastmath=ELEMENTWISE_FLAGS)(function)
     return marked
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_elementwise, jit_parallel, prange
+from nnkernels.machine.jit import inline_elementwise, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import share_of
 from nnkernels.ops.folding import fold, source_index
@@ -23,7 +23,7 @@ RUN = 2048  # elements of a row that stay in the L1 cache from one gradient to t
 def make_forward(f: Scalar) -> tuple[Scalar, Scalar]:
     """Return the kernel for a part of y, and the driver that shares y among threads."""
 
-    @jit_elementwise
+    @inline_elementwise
     def part(
         x1: Array, x2: Array, sizes: Array, steps1: Array, steps2: Array, i: int, last: int, y: Array
     ) -> None:
@@ -59,13 +59,13 @@ def make_forward(f: Scalar) -> tuple[Scalar, Scalar]:
         for c in prange((y.size + share - 1) // share):
             part(x1, x2, sizes, steps1, steps2, c * share, min((c + 1) * share, y.size), y)
 
-    return part, parallel
+    return jit_elementwise(part), parallel
 
 
 def make_backward(df1: Scalar, df2: Scalar) -> tuple[Scalar, Scalar]:
     """Return the kernel for a part of the unsummed gradients, and its driver; an empty g is left out."""
 
-    @jit_elementwise
+    @inline_elementwise
     def part(
         dy: Array, x1: Array, x2: Array, y: Array, sizes: Array, steps1: Array, steps2: Array,
         i: int, last: int, g1: Array, g2: Array,
@@ -116,7 +116,7 @@ def make_backward(df1: Scalar, df2: Scalar) -> tuple[Scalar, Scalar]:
             last = min((c + 1) * share, y.size)
             part(dy, x1, x2, y, sizes, steps1, steps2, c * share, last, g1, g2)
 
-    return part, parallel
+    return jit_elementwise(part), parallel
 
 
 def summed(g: Array, shape: tuple[int, ...]) -> Array:

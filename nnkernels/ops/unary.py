@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine import elementary
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, typed
+from nnkernels.machine.jit import (
+    inline,
+    inline_elementwise,
+    jit,
+    jit_elementwise,
+    jit_parallel,
+    prange,
+    typed,
+)
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -52,7 +60,7 @@ def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int, far: Fa
     """
     limit, far_f, far_df = far or (math.inf, f, df)
 
-    @jit_elementwise
+    @inline_elementwise
     def forward_chunk(x: Array, a: float, y: Array) -> None:
         beyond = False
         for i in range(x.size):
@@ -63,7 +71,7 @@ def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int, far: Fa
                 if abs(x[i]) > limit:
                     y[i] = far_f(x[i], a)
 
-    @jit_elementwise
+    @inline_elementwise
     def backward_chunk(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
         beyond = False
         for i in range(x.size):
@@ -86,15 +94,17 @@ def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int, far: Fa
             i, j = c * share, (c + 1) * share
             backward_chunk(dy[i:j], x[i:j], y[i:j], a, dx[i:j])
 
+    forward_serial, backward_serial = jit_elementwise(forward_chunk), jit_elementwise(backward_chunk)
+
     def forward_kernel(x: Array, a: float, y: Array) -> None:
         if x.size < serial_below:
-            forward_chunk(x, a, y)
+            forward_serial(x, a, y)
         else:
             forward_parallel(x, a, share_of(x.size), y)
 
     def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
         if x.size < serial_below:
-            backward_chunk(dy, x, y, a, dx)
+            backward_serial(dy, x, y, a, dx)
         else:
             backward_parallel(dy, x, y, a, share_of(x.size), dx)
 

@@ -54,8 +54,8 @@ def row_maxima(x: Array, n: int, y: Array) -> None:
 
 
 @jit_tuned
-def row_places(x: Array, n: int, start: int, y: Array, argmax: Array) -> None:
-    """Write where each row of n first holds its largest element, given in y, or NaN; ``start`` added."""
+def row_places(x: Array, n: int, y: Array, places: Array) -> None:
+    """Write where in each row of n its largest element, given in y, or NaN comes first."""
     size: Any = np.uint64(n)
     for i in range(y.size):
         a, top, place = np.uint64(i) * size, y[i], size
@@ -65,7 +65,7 @@ def row_places(x: Array, n: int, start: int, y: Array, argmax: Array) -> None:
             here = k if (v == top) | (nan & (v != v)) else size
             place = here if here < place else place
         y[i] = x[a + place]  # which of 0.0 and -0.0 came first
-        argmax[i] = start + np.int64(a + place)
+        places[i] = place
 
 
 @jit_elementwise
@@ -78,7 +78,9 @@ def max_tiles(
     if inner == 1 and blocks == 1:
         rows_of_x, best, where = x[first * n : last * n], y[first:last], argmax[first:last]
         row_maxima(rows_of_x, n, best)
-        row_places(rows_of_x, n, first * n, best, where)
+        row_places(rows_of_x, n, best, where)
+        for i in range(where.size):
+            where[i] += (first + i) * n
         translate(where, source)
         return
     for t in range(first, last):
@@ -90,7 +92,8 @@ def max_tiles(
         best, where = y[low:high], argmax[low:high]
         if inner == 1:
             row_maxima(x[start : start + rows], rows, best)
-            row_places(x[start : start + rows], rows, start, best, where)
+            row_places(x[start : start + rows], rows, best, where)
+            where[0] += start
         else:
             column_maxima(x, start, rows, inner, best, where)
         translate(where, source)
