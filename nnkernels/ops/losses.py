@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.exponential import exp
+from nnkernels.machine.elementary import exp
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_sum
+from nnkernels.ops.reduce.tuned import row_sum
 from nnkernels.ops.unary import sigmoid_f, sigmoid_numpy, sigmoid_tuned
 from nnkernels.ops.validate import choice, fail_type, floats
 
