@@ -52,7 +52,7 @@ LANES32, LANES64 = BITS // 32, BITS // 64
 
 def lanes(dtype: Any) -> int:
     """Return the number of elements of ``dtype`` (float32 or float64) in a vector register."""
-    return BITS // (8 * np.dtype(dtype).itemsize)
+    return BITS // (8 * int(np.dtype(dtype).itemsize))
 
 
 # --- the plain loops ---
