@@ -41,8 +41,8 @@ def conv2d(
 ) -> Any:  # fmt: skip
     """Return x (N, C, H, W) correlated with weight (K, C / groups, R, S), plus bias (K).
 
-    With activation="relu", max(., 0) of it in the same pass over memory. ``winograd`` False computes directly,
-    2 or 4 asks for that size of patch; None leaves it to the rule, which ``nnk.explain`` shows.
+    With activation="relu", max(., 0) of it in the same pass over memory. ``winograd`` False computes
+    directly, 2 or 4 asks for that size of patch; None leaves it to the rule, which ``nnk.explain`` shows.
     """
     return OPS["conv2d"](
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,

@@ -19,6 +19,7 @@ from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import check_activation
 from nnkernels.ops.conv2d import check_groups
+from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -279,6 +280,16 @@ def flops(
     return N * K * Q * int(2 * w[0].size + (b is not None))
 
 
+def explain(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, *, stride: int = 1,
+    padding: int = 0, dilation: int = 1, groups: int = 1, activation: str | None = None,
+) -> dict[str, str]:  # fmt: skip
+    (N, C, L), (K, per_group, S), how = x, w, horizontal(stride, padding, dilation)
+    return describe(
+        (N, C, 1, L), (K, per_group, 1, S), how["stride"], how["padding"], how["dilation"], groups
+    )
+
+
 def jvp(
     tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: Inputs, **attributes: Any
 ) -> Array:
@@ -306,6 +317,7 @@ conv1d = Op(
     flops=flops,
     jvp=jvp,
     tolerance=512,
+    explain=explain,
     mutants=(
         Mutant("kernel flipped in dx", "loops", "conv1d.py", "w[k, c, s]\n                            dw",
                "w[k, c, S - 1 - s]\n                            dw"),

@@ -88,7 +88,8 @@ class Op:
     yields small inputs that every body must pass, ``bench_samples`` sizes worth timing (the first takes a
     few milliseconds at most). ``flops(*arrays, **attributes)`` counts one forward call.
     ``jvp(tangents, outputs, inputs, **attributes)`` returns the derivative along ``tangents`` (one per
-    input, None for zero).
+    input, None for zero). ``explain(*shapes, **attributes)`` says for each pass which of several methods the
+    tuned body takes, and why; None where it has only one.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Op:
     # What the four bodies are compared with, in units of the dtype's rounding error; sums of many terms
     # in another order differ by more than single operations do.
     tolerance: float = 64.0
+    explain: Callable[..., dict[str, str]] | None = None
 
     def __call__(self, *arrays: Any, **attributes: Any) -> Any:
         """Return the op's result: an array for arrays, a Tensor where any input is one."""
