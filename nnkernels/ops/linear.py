@@ -262,7 +262,7 @@ linear = Op(
         Mutant("missing +=", "loops", "linear.py", "dw[o, i] += dy", "dw[o, i] = dy"),
         Mutant("bias forgotten", "loops", "linear.py", "s = b[o]", "s = 0 * b[o]"),
         Mutant("db of the last row only", "tuned", "linear.py",
-               "db[o] += dy[n, o]\n\n\ndef", "db[o] = dy[n, o]\n\n\ndef"),
+               "db[o] += dy[n, o]\n\n\n@jit", "db[o] = dy[n, o]\n\n\n@jit"),
         Mutant("w not transposed for dx", "tuned", "linear.py",
                "gemm(drows, w, as_rows(dx))", "gemm(drows, w.T.copy().reshape(w.shape), as_rows(dx))"),
         Mutant("slope of relu forgotten", "tuned", "linear.py",
