@@ -11,7 +11,7 @@ from nnkernels.nn import functional as F
 from nnkernels.nn import init
 from nnkernels.nn.module import Module, Parameter
 from nnkernels.ops.activation import check_activation
-from nnkernels.ops.validate import check_pair
+from nnkernels.ops.validate import check_int, check_pair
 
 Size = int | tuple[int, int]
 
@@ -69,6 +69,51 @@ class Linear(Module):
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}" + activated(self)
+
+
+class Conv1d(Module):
+    """One-dimensional convolution of x (N, in_channels, L).
+
+    ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are ints; weight has shape (out_channels,
+    in_channels / groups, S), the output floor((L + 2 padding - dilation (S - 1) - 1) / stride) + 1 places.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
+        dilation: int = 1, groups: int = 1, bias: bool = True, *, activation: str | None = None,
+        rng: init.Rng = None, dtype: DTypeLike = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.in_channels = positive("Conv1d", "in_channels", in_channels)
+        self.out_channels = positive("Conv1d", "out_channels", out_channels)
+        self.kernel_size = positive("Conv1d", "kernel_size", kernel_size)
+        self.stride = positive("Conv1d", "stride", stride)
+        check_int("Conv1d", "padding", padding, 0)
+        self.padding = int(padding)
+        self.dilation = positive("Conv1d", "dilation", dilation)
+        self.groups = positive("Conv1d", "groups", groups)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise ValueError(f"Conv1d: groups must divide {name} {channels}, got {groups}")
+        check_activation("Conv1d", activation)
+        self.activation = activation
+        shape = (out_channels, in_channels // groups, kernel_size)
+        self.weight, self.bias = make_weights(shape, bias, rng, dtype)
+
+    def forward(self, x: Any) -> Any:
+        """Return (N, out_channels, Q)."""
+        return F.conv1d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+            activation=self.activation,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={self.bias is not None}" + activated(self)
+        )
 
 
 class Conv2d(Module):

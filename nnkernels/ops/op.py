@@ -118,7 +118,8 @@ class Op:
     an update step overwrites. ``samples(rng, dtype)`` yields small inputs that every body must pass,
     ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
     **attributes)`` counts one forward call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the
-    derivative along ``tangents`` (one per input, None for zero).
+    derivative along ``tangents`` (one per input, None for zero). ``explain(*shapes, **attributes)`` says for
+    each pass which of several methods the tuned body takes, and why; None where it has only one.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Op:
     # in another order differ by more than single operations do.
     tolerance: float = 64.0
     accepted: set[Any] = field(default_factory=set, repr=False)  # signatures of calls that have passed
+    explain: Callable[..., dict[str, str]] | None = None
 
     def __call__(self, *arrays: Any, **attributes: Any) -> Any:
         """Return the op's result: an array for arrays, a Tensor where any input is one."""

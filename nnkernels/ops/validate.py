@@ -79,6 +79,14 @@ def check_pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     return values[0], values[1]
 
 
+def check_int(op: str, name: str, value: Any, least: int) -> None:
+    """Demand an int not below ``least``."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        fail_type(op, name, value, "an int")
+    if value < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
+
+
 def output_size(op: str, size: int, kernel: int, stride: int, padding: int, axis: str) -> int:
     """Return floor((size + 2 padding - kernel) / stride) + 1; a kernel that does not fit is an error."""
     padded = size + 2 * padding

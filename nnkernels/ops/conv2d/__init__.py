@@ -21,7 +21,7 @@ import numpy as np
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import check_activation
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
-from nnkernels.ops.conv2d.methods import no_winograd
+from nnkernels.ops.conv2d.methods import describe, no_winograd
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
@@ -146,7 +146,15 @@ def flops(
     dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> int:  # fmt: skip
     N, K, P, Q = out_shape(x, w, stride, padding, dilation)
-    return N * K * P * Q * int(2 * w[0].size + (b is not None))
+    return N * K * P * Q * int(2 * w[0].size + (b is not None) + (activation is not None))
+
+
+def explain(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, *, stride: int | Pair = 1,
+    padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    winograd: Winograd = None,
+) -> dict[str, str]:  # fmt: skip
+    return describe(x, w, pair(stride), pair(padding), pair(dilation), groups, winograd)
 
 
 def jvp(
@@ -181,6 +189,7 @@ conv2d = Op(
     flops=flops,
     jvp=jvp,
     tolerance=512,
+    explain=explain,
     mutants=(
         mutant("kernel flipped in dx", "loops", "loops",
                "* w[k, c, r, s]\n                                    dw",

@@ -45,6 +45,26 @@ def method(M: int, N: int, K: int, transposed_a: bool, transposed_b: bool) -> Me
     return "direct" if K * N <= DIRECT_MOST_B or M <= 2 * MR else "packed"
 
 
+def describe(M: int, N: int, K: int, transposed_a: bool = False, transposed_b: bool = False) -> str:
+    """Return the way to multiply (M, K) by (K, N), and its reason, in one line."""
+    if M * N * K == 0:
+        return f"nothing to multiply: ({M}, {K}) by ({K}, {N})"
+    way = method(M, N, K, transposed_a, transposed_b)
+    rows = "1 row does" if M == 1 else f"{M} rows do"
+    if way == "row":
+        why = f"each number of b is used {'once' if M == 1 else 'twice'}, so it is read as it lies"
+    elif way == "dot":
+        why = f"{rows} not repay rearranging b (from {DOT_MOST_ROWS + 1})"
+    elif way == "packed":
+        why = "the rows of a repay copying b into panels"
+    elif K * N <= DIRECT_MOST_B:
+        why = "b is small enough to be read as it lies"
+    else:
+        why = f"{rows} not repay copying b into panels (from {2 * MR + 1})"
+    a, b = (" transposed" if t else "" for t in (transposed_a, transposed_b))
+    return f"{way}: ({M}, {K}){a} by ({K}, {N}){b}, {why}"
+
+
 @lru_cache(maxsize=256)
 def row_offsets(K: int, row: int) -> Array:
     """Return the offsets of K rows of ``row`` elements."""
