@@ -25,8 +25,9 @@ from nnkernels.ops.matmul.gemm import gemm
 from nnkernels.ops.matmul.micro import MR, block_product
 from nnkernels.ops.matmul.packing import pack_a, pack_b, pack_panel
 
-# Rungs 3 and 4: one block of b is 64 KiB of float32 and stays in the L2 cache, a row of it in L1.
-ROWS_OF_B, COLUMNS_OF_B = 64, 256
+# Rungs 3 and 4: one block of b is 256 KiB of float32 and stays in the L2 cache; a row of it, in L1. Narrower
+# blocks would fit into L1, but then the loop over j is too short to be worth its start.
+ROWS_OF_B, COLUMNS_OF_B = 64, 1024
 # Rungs 5 to 7: KC numbers of a few rows of a fit into L1, of NC columns of b into L2.
 KC, MC, NC = 384, 128, 192
 
@@ -67,7 +68,8 @@ def reordered(a: Array, b: Array, y: Array) -> None:
 def blocked(a: Array, b: Array, y: Array) -> None:
     """3. Blocks: the same three loops on a part of b that stays in a cache while all rows of a meet it.
 
-    Each block of b comes from memory once, not M times. (Indices are unsigned: for signed ones that do not
+    Each block of b comes from far away once, not M times. How much that is worth depends on how slow far
+    away is: little while all of b fits into the L3 cache. (Indices are unsigned: for signed ones that do not
     start at 0, Numba tests for a[-1], and the loop is not vectorised.)
     """
     M, K, N = a.shape[0], a.shape[1], b.shape[1]
@@ -86,9 +88,10 @@ def blocked(a: Array, b: Array, y: Array) -> None:
 def packed(a: Array, b: Array, y: Array) -> None:
     """4. Packing: copy the block into a contiguous panel first.
 
-    The rows of a block lie N numbers apart. If that is a power of two, they share a few sets of the cache and
-    drive each other out; and each is on a memory page of its own. A panel fills the cache evenly. The copy
-    moves K N numbers in all, next to nothing beside M K N multiply-adds.
+    The rows of a block lie N numbers apart: on memory pages of their own, and if N is a power of two, in the
+    same few sets of a cache, where they drive each other out. A panel is one run that fills a cache evenly.
+    Rows as long as these gain little from that; the tiles of the next rungs, which read a few numbers of
+    each of many rows, could not do without. The copy moves K N numbers for M K N multiply-adds.
     """
     M, K, N = a.shape[0], a.shape[1], b.shape[1]
     panel = np.empty((ROWS_OF_B, COLUMNS_OF_B), y.dtype)
@@ -131,7 +134,7 @@ def register_tile(a: Array, b: Array, y: Array) -> None:
 def simd_tile(a: Array, i: U, m: int, b: Array, j: U, n: int, deep: int, y: Array, p: U, y_row: U) -> None:
     """Add the product of m <= 4 packed rows and n packed columns, up to two vectors of them, to y[p:].
 
-        a[i + 4 k + r]   b[j + 2 lanes k + c]   y[p + r y_row + c]
+    a[i + 4 k + r]   b[j + 2 lanes k + c]   y[p + r y_row + c]
     """
     lanes = lanes_of(y)
     L = U(lanes)
