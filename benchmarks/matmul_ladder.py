@@ -3,9 +3,9 @@
     python benchmarks/matmul_ladder.py [--n 1024] [--seconds S] [--out DIR]
 
 All rungs and NumPy take turns on the same float32 matrices, (n, n) by (n, n), after each rung's result was
-compared with NumPy's. The triple loop gets the first n / 16 rows of a alone: the same work for each of them in
-a sixteenth of the time. NumPy runs in processes of its own, which have OPENBLAS_NUM_THREADS set and wait for a
-line to start from; that costs it some 0.05 ms a product.
+compared with NumPy's. The triple loop gets only the first n / 16 rows of a: the same work for each row, in a
+sixteenth of the time. NumPy runs and takes its times in processes of its own, which sleep between their turns
+and know of no OPENBLAS_ variable but OPENBLAS_NUM_THREADS.
 
 Writes benchmarks/results/matmul_ladder.json and docs/matmul-ladder.png, or both to DIR.
 """
@@ -15,6 +15,7 @@ import datetime
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 import nnkernels
 from nnkernels import io, plot
 from nnkernels.machine import ceilings, info
+from nnkernels.machine.memory import empty
 from nnkernels.ops.matmul.ladder import RUNGS
 
 HERE = Path(__file__).parent
@@ -40,78 +42,101 @@ STYLES = ("--", "-")  # of lines for one and for all threads
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
-def matrices(n: int) -> tuple[Any, Any]:
-    """Return the operands, the same in every process."""
+def matrices(n: int) -> tuple[Any, Any, Any]:
+    """Return the operands, the same in every process, and room for the product; all aligned."""
     rng = np.random.default_rng(0)
-    return rng.standard_normal((n, n), np.float32), rng.standard_normal((n, n), np.float32)
+    a, b, y = (empty((n, n), np.float32) for _ in "aby")
+    for x in (a, b):
+        rng.standard_normal(dtype=np.float32, out=x)
+    return a, b, y
+
+
+def turn(call: Callable[[], Any]) -> float:
+    """Return the median seconds of a call over one block, after untimed ones."""
+    peers_time.warm(call, peers_time.WARM)
+    return peers_time.block(call, 1)
+
+
+def interleaved(turns: dict[str, Callable[[], float]], seconds: float) -> dict[str, dict[str, float]]:
+    """Return median and quartiles of what each gives, taking turns in an order that turns round."""
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    order, end, rounds = list(turns), time.perf_counter() + seconds, 0
+    while rounds < peers_time.ROUNDS or time.perf_counter() < end:
+        for name in order:
+            times[name].append(turns[name]())
+        order.reverse()
+        rounds += 1
+    return {name: peers_time.summary(taken) for name, taken in times.items()}
 
 
 # --- NumPy, in its own process ---
 
 
 def serve(n: int) -> None:
-    """Multiply once for every line that comes in, and answer with a line."""
-    a, b = matrices(n)
-    y = np.empty_like(a)
+    """Take one turn for every line that comes in, and answer with the seconds of a product."""
+    a, b, y = matrices(n)
     for _ in sys.stdin:
-        np.matmul(a, b, out=y)
-        print(flush=True)
+        print(turn(lambda: np.matmul(a, b, out=y)), flush=True)
 
 
 @contextmanager
-def numpy_process(n: int, threads: int) -> Iterator[Callable[[], None]]:
-    """Start NumPy on that many threads; give a function that makes it multiply once."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(threads)}
+def numpy_process(n: int, threads: int) -> Iterator[Callable[[], float]]:
+    """Start NumPy on that many threads; give a function that lets it take a turn."""
+    # A variable like OPENBLAS_CORETYPE=Haswell would hold NumPy to AVX2, half the rate of AVX-512.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    environment["OPENBLAS_NUM_THREADS"] = str(threads)
     command = [sys.executable, __file__, "--n", str(n), "--serve"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
 
-        def multiply() -> None:
+        def its_turn() -> float:
             process.stdin.write(b"\n")
             process.stdin.flush()
-            if not process.stdout.readline():
+            answer = process.stdout.readline()
+            if not answer:
                 raise SystemExit("matmul_ladder: NumPy's process ended")
+            return float(answer)
 
-        yield multiply
+        yield its_turn
         process.stdin.close()
 
 
 # --- the rungs ---
 
 
-def rung_call(rung: Any, a: Any, b: Any) -> Callable[[], None]:
-    """Return a call of one rung, after comparing what it gives with NumPy's product."""
-    a = a[: max(1, len(a) // FRACTION.get(rung.name, 1))]
-    y = np.full((len(a), b.shape[1]), np.nan, a.dtype)
+def rung_turn(rung: Any, a: Any, b: Any, y: Any) -> Callable[[], float]:
+    """Return a function that lets one rung take a turn, after comparing its product with NumPy's."""
+    rows = max(1, len(a) // FRACTION.get(rung.name, 1))
+    a, y = a[:rows], y[:rows]
+    y.fill(np.nan)
     rung.function(a, b, y)
     error = np.abs(y - a.astype(np.float64) @ b).max()
     if not error <= 1e-5 * len(b):
         raise SystemExit(f"matmul_ladder: {rung.name} differs from NumPy by {error:.2g}")
-    return lambda: rung.function(a, b, y)
+    return lambda: turn(lambda: rung.function(a, b, y))
 
 
 def measured(n: int, seconds: float) -> dict[str, Any]:
     """Return everything that goes into the JSON file."""
     threads = sorted({1, min(2, info.threads().most)})
     nnkernels.set_num_threads(threads[-1])
-    a, b = matrices(n)
+    a, b, y = matrices(n)
     peaks = [{t: ceilings.fma_peak(t) for t in threads}]
     start, before = datetime.datetime.now(), peers.others_seconds()
     with ExitStack() as stack:
-        calls = {rung.name: rung_call(rung, a, b) for rung in RUNGS}
+        turns = {rung.name: rung_turn(rung, a, b, y) for rung in RUNGS}
         for t in threads:
-            calls[f"NumPy {t}"] = stack.enter_context(numpy_process(n, t))
-        times = peers_time.interleaved(calls, seconds)
+            turns[f"NumPy {t}"] = stack.enter_context(numpy_process(n, t))
+        times = interleaved(turns, seconds)
     run_seconds = (datetime.datetime.now() - start).total_seconds()
     after = peers.others_seconds()
     peaks.append({t: ceilings.fma_peak(t) for t in threads})  # once more: a peak is the best ever seen
     peak = {t: max(p[t] for p in peaks) for t in threads}
 
     def row(name: str, rows: int, on: int) -> dict[str, Any]:
-        seconds = times[name]
-        gflops = {q: 2 * rows * n * n / s / 1e9 for q, s in seconds.items()}
-        return {"rows": rows, "threads": on, "seconds": seconds, "gflops": gflops["median"],
-                "of_peak": gflops["median"] / peak[on]}  # fmt: skip
+        gflops = 2 * rows * n * n / times[name]["median"] / 1e9
+        return {"rows": rows, "threads": on, "seconds": times[name], "gflops": gflops,
+                "of_peak": gflops / peak[on]}  # fmt: skip
 
     rungs = []
     for rung in RUNGS:
@@ -150,7 +175,8 @@ def text(results: dict[str, Any]) -> str:
     for r in results["rungs"]:
         step = "" if previous is None else f"{short(r['gflops'] / previous)}x"
         lines.append(
-            f"{r['name']:<16}{r['idea']:<34}{r['threads']:>8}{short(r['gflops']):>9}{r['of_peak']:>9.1%}{step:>8}"
+            f"{r['name']:<16}{r['idea']:<34}{r['threads']:>8}{short(r['gflops']):>9}{r['of_peak']:>9.1%}"
+            f"{step:>8}"
         )
         previous = r["gflops"]
     for t, r in results["numpy"].items():
@@ -177,7 +203,7 @@ def picture(results: dict[str, Any]) -> Figure:
         peak, blas = results["peak_gflops"][str(t)], results["numpy"][str(t)]["gflops"]
         axes.axvline(peak, color=COLOURS["peak"], ls=style, lw=1.3, label=f"peak, {on(t)}: {short(peak)}")
         axes.axvline(blas, color=COLOURS["numpy"], ls=style, lw=1.3, label=f"NumPy, {on(t)}: {short(blas)}")
-    columns = {"offset points": ((62, "GFLOP/s"), (112, "of peak"), (150, "step"))}["offset points"]
+    columns = ((62, "GFLOP/s"), (114, "of peak"), (160, "step"))
     for y in range(-1, len(rungs)):
         if y < 0:
             cells = [head for _, head in columns]
@@ -203,10 +229,8 @@ def picture(results: dict[str, Any]) -> Figure:
     figure.legend(loc="outside lower center", ncols=2 * len(results["threads"]), fontsize=9, frameon=False)
     n = results["n"]
     whose = f"{results['machine']['processor']} ({results['machine']['llvm']}), {results['date']}"
-    figure.suptitle(
-        f"y = a b, {n} × {n}, float32; rungs 1 to {len(rungs) - 1} on 1 thread, {len(rungs)} on {most}: {whose}",
-        fontsize=10, x=0.01, ha="left",
-    )  # fmt: skip
+    what = f"y = a b, {n} × {n}, float32; rungs 1 to {len(rungs) - 1} on 1 thread, {len(rungs)} on {most}"
+    figure.suptitle(f"{what}: {whose}", fontsize=10, x=0.01, ha="left")
     return figure
 
 
