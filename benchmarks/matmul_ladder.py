@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import peers
 import peers_plot
+import peers_table
 import peers_time
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -183,10 +184,15 @@ def text(results: dict[str, Any]) -> str:
         lines.append(f"{'NumPy':<16}{'its BLAS':<34}{t:>8}{short(r['gflops']):>9}{r['of_peak']:>9.1%}")
     for t, peak in results["peak_gflops"].items():
         lines.append(f"{'peak':<16}{'multiply-adds in registers':<34}{t:>8}{short(peak):>9}")
+    return "\n".join([*lines, *warning(results)])
+
+
+def warning(results: dict[str, Any]) -> list[str]:
+    """Return one line if other programs were at work, else none."""
     others = results["cores_others_used"]
-    if others is not None and others > 0.1:
-        lines.append(f"Other programs kept {others:.1f} cores busy meanwhile: preliminary.")
-    return "\n".join(lines)
+    if others is None or others <= peers_table.MOST_OTHERS:
+        return []
+    return [f"preliminary: other programs kept {others:.1f} cores busy meanwhile"]
 
 
 def picture(results: dict[str, Any]) -> Figure:
@@ -218,7 +224,7 @@ def picture(results: dict[str, Any]) -> Figure:
     names = [f"{i}  {r['name']}: {r['idea']}" for i, r in enumerate(rungs, start=1)]
     axes.set_yticks(range(len(rungs)), names, fontsize=9)
     axes.set(xlim=(left, right), ylim=(len(rungs) - 0.4, -0.6))
-    axes.set_xlabel("GFLOP/s", fontsize=9)
+    axes.set_xlabel("; ".join(["GFLOP/s", *warning(results)]), fontsize=9)
     axes.set_xticks([tick for tick in TICKS if left <= tick <= right])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
