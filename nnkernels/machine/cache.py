@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @cache
 def sources_digest() -> str:
-    """Short hash of every source file in ``machine/`` and ``ops/``, Numba's version and the vector registers."""
+    """Short hash of all sources in ``machine/`` and ``ops/``, Numba's version and the vector registers."""
     registers = f"{simd.ENABLED} {simd.BITS} {simd.ROWS}"
     digest = hashlib.sha256(f"{numba.__version__} {registers}".encode())
     for room in ("machine", "ops"):
