@@ -2,9 +2,9 @@
 
     python benchmarks/compile_times.py [OP ...] [--limit 4]
 
-The first bench sample of each op, float32, forward and then backward. Most of a first call is compiling, which
-is done by one thread; so the table is sorted by the processor's seconds, which other programs disturb less than
-those of the clock, and ops above the limit are flagged. Exits with 1 if there are any.
+The first bench sample of each op, float32, forward and then backward. Most of a first call is compiling, and
+one thread does that; so the table is sorted by the processor's seconds, which other programs disturb less
+than the clock's. Ops above the limit are flagged, and then the exit code is 1.
 """
 
 import argparse

@@ -1,16 +1,19 @@
 """A second start compiles nothing: every kernel comes from the cache that the first start filled."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nnkernels as nnk
 from nnkernels.machine.cache import cache_directory
 
 
 def start():
     command = [sys.executable, "-W", "error", str(Path(__file__).parent / "second_start.py")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(nnk.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -290,7 +290,7 @@ def test_nan_and_infinities_pass_through_a_tile(dtype):
 
 def test_kernels_compile_and_agree_without_vector_registers():
     """NNKERNELS_SIMD=0: kernels of plain loops, kept in a cache directory of their own."""
-    environment = os.environ | {"NNKERNELS_SIMD": "0"}
+    environment = os.environ | {"NNKERNELS_SIMD": "0", "PYTHONPATH": str(Path(simd.__file__).parents[2])}
     command = [sys.executable, "-W", "error", str(HERE / "plain_loops.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
