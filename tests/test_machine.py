@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nnkernels as nnk
-from nnkernels.machine import cache, ceilings, memory
+from nnkernels.machine import cache, ceilings, memory, simd
 from nnkernels.machine.memory import POOLED_BYTES, as_kernel_array, empty, held_bytes, poisoned, zeros
 
 BIG = (512, 1024)  # float32: 2 MiB, well above POOLED_BYTES
@@ -289,6 +289,13 @@ def test_an_edit_of_what_holds_no_kernels_keeps_the_cache(sources):
 def test_another_numba_starts_a_fresh_cache(sources, monkeypatch):
     before = digest()
     monkeypatch.setattr(numba, "__version__", "0.0.0")
+    assert digest() != before
+
+
+@pytest.mark.parametrize(("name", "value"), [("ENABLED", not simd.ENABLED), ("BITS", 64), ("ROWS", 1)])
+def test_kernels_for_other_vector_registers_are_kept_apart(sources, monkeypatch, name, value):
+    before = digest()
+    monkeypatch.setattr(simd, name, value)
     assert digest() != before
 
 

@@ -11,7 +11,8 @@ n^2 values, the sum over c is a matrix product (patches x C) (C x K): the micro-
 vectors of channels, so patches are packed with channels last.
 
 The price: the points 0, 1, -1, 2, -2 make numbers of different size meet, and rounding errors grow. Largest
-error in float32, relative to the largest output: about 2e-6 for m = 4, 6e-7 for m = 2, 4e-7 direct.
+error in float32 with up to 256 channels, relative to the largest output: below 3e-5 for m = 4, 3e-6 for
+m = 2, 6e-6 direct (one sum of nine times as many terms). Half of that was measured.
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """

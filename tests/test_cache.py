@@ -1,0 +1,28 @@
+"""A second start compiles nothing: every kernel comes from the cache that the first start filled."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nnkernels as nnk
+from nnkernels.machine.cache import cache_directory
+
+
+def start():
+    command = [sys.executable, "-W", "error", str(Path(__file__).parent / "second_start.py")]
+    environment = os.environ | {"PYTHONPATH": str(Path(nnk.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_second_start_has_no_cache_miss():
+    # The directory is that of all tests, so that the first start need not compile what others have compiled.
+    # A kernel that cannot be cached, or whose key differs from process to process, misses in every start.
+    start()
+    second = start()
+    assert second["directory"] == str(cache_directory())
+    assert second["missed"] == []
+    assert second["hits"] > 40
