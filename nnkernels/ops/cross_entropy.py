@@ -128,9 +128,9 @@ def forward_part(x: Array, n: int, labels: Array, t: Array, p: Array, loss: Arra
 def probability_losses(x: Array, n: int, t: Array, top: Array, log_total: Array, loss: Array) -> None:
     size = np.uint64(n)
     for i in range(np.uint64(loss.size)):
-        a, shift, log_s, lost = i * size, top[i], log_total[i], x[0] * 0
+        a, shift, log_s, lost = i * size, top[i], log_total[i], typed(0, x[0])
         for k in range(a, a + size):
-            lost += t[k] * (log_s - (x[k] - shift)) if t[k] != 0 else typed(0, shift)
+            lost += t[k] * (log_s - (x[k] - shift)) if t[k] != 0 else typed(0, x[0])
         loss[i] = lost
 
 

@@ -39,6 +39,18 @@ def ties(v: Any, best: Any) -> Any:
 
 
 @inline
+def copy(source: Array, target: Array) -> None:
+    for w in range(target.size):
+        target[w] = source[w]
+
+
+@inline
+def clear(row: Array) -> None:
+    for w in range(row.size):
+        row[w] = 0
+
+
+@inline
 def max_down(row: Array, first: int, best: Array, at: Array) -> None:
     """best_w = max(best_w, row_w), where row_w has the place first + w in the plane."""
     for w in range(best.size):
@@ -64,19 +76,21 @@ def max_planes(x: Array, g: Geometry, y: Array, argmax: Array) -> None:
     """Any geometry."""
     _, H, W = x.shape
     R, S, sh, sw, ph, pw = g
-    line, places = np.full(W + 2 * pw, -np.inf, x.dtype), np.full(W + 2 * pw, NOWHERE, np.int32)
+    line, places = np.empty(W + 2 * pw, x.dtype), np.empty(W + 2 * pw, np.int32)
+    for w in range(line.size):
+        line[w], places[w] = -np.inf, NOWHERE
     inner, inner_places = line[pw : pw + W], places[pw : pw + W]
     best, at = np.empty(line.size - S + 1, x.dtype), np.empty(line.size - S + 1, np.int32)
     for i in range(len(x)):
         for p in range(y.shape[1]):
             top, bottom = max(sh * p - ph, 0), min(sh * p - ph + R, H)
-            inner[:] = x[i, top]
+            copy(x[i, top], inner)
             for w in range(W):
                 inner_places[w] = top * W + w
             for h in range(top + 1, bottom):
                 max_down(x[i, h], h * W, inner, inner_places)
-            best[:] = line[: best.size]
-            at[:] = places[: best.size]
+            copy(line, best)
+            copy(places, at)
             for s in range(1, S):
                 max_along(line[s:], places[s:], best, at)
             for q in range(y.shape[2]):
@@ -144,15 +158,16 @@ def avg_planes(x: Array, g: Geometry, scale: float, y: Array) -> None:
     """Any geometry."""
     _, H, W = x.shape
     R, S, sh, sw, ph, pw = g
-    line = np.zeros(W + 2 * pw, x.dtype)
+    line = np.empty(W + 2 * pw, x.dtype)
+    clear(line)
     inner, total = line[pw : pw + W], np.empty(line.size - S + 1, x.dtype)
     for i in range(len(x)):
         for p in range(y.shape[1]):
             top, bottom = max(sh * p - ph, 0), min(sh * p - ph + R, H)
-            inner[:] = x[i, top]
+            copy(x[i, top], inner)
             for h in range(top + 1, bottom):
                 add(x[i, h], inner)
-            total[:] = line[: total.size]
+            copy(line, total)
             for s in range(1, S):
                 add(line[s:], total)
             for q in range(y.shape[2]):
@@ -174,13 +189,15 @@ def avg_planes_transposed(dy: Array, g: Geometry, scale: float, dx: Array) -> No
     _, H, W = dx.shape
     R, S, sh, sw, ph, pw = g
     line = np.empty(W + 2 * pw, dx.dtype)
-    starts = np.zeros(line.size - S + 1, dx.dtype)  # dy where its window starts, 0 between
-    dx[:] = 0
+    starts = np.empty(line.size - S + 1, dx.dtype)  # dy where its window starts, 0 between
+    clear(starts)
     for i in range(len(dx)):
+        for h in range(H):
+            clear(dx[i, h])
         for p in range(dy.shape[1]):
             for q in range(dy.shape[2]):
                 starts[q * sw] = dy[i, p, q] * scale
-            line[:] = 0
+            clear(line)
             for s in range(S):
                 add(starts, line[s : s + starts.size])
             for h in range(max(sh * p - ph, 0), min(sh * p - ph + R, H)):
@@ -191,8 +208,9 @@ def avg_planes_transposed(dy: Array, g: Geometry, scale: float, dx: Array) -> No
 def avg_planes_2x2_transposed(dy: Array, scale: float, dx: Array) -> None:
     P, Q = dy.shape[1:]
     for i in range(len(dx)):
-        dx[i, 2 * P :] = 0
-        dx[i, :, 2 * Q :] = 0
+        for h in range(dx.shape[1]):
+            for w in range(2 * Q if h < 2 * P else 0, dx.shape[2]):
+                dx[i, h, w] = 0
         for p in range(P):
             row, upper, lower = dy[i, p], dx[i, 2 * p], dx[i, 2 * p + 1]
             for q in range(Q):  # one row after the other: four streams of stores at once are slower

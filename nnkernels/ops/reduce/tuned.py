@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import Body
@@ -104,7 +104,7 @@ def row_sum(x: Array) -> Any:
     for i in range(1, half):
         first += a[i]
         second += b[i]
-    return first + second + (x[x.size - 1] if x.size > 2 * half else x[0] * 0)
+    return first + second + (x[x.size - 1] if x.size > 2 * half else typed(0, x[0]))
 
 
 @jit_tuned
