@@ -59,7 +59,9 @@ def child(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any
         paths = [Path(directory) / name for name in ("request.json", "result.json")]
         paths[0].write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, str(HERE / "peers_child.py"), *map(str, paths)]
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        # A variable like OPENBLAS_CORETYPE=Haswell would hold NumPy to AVX2.
+        unwanted = ("MALLOC_", "OPENBLAS_")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
         if subprocess.run(command, env={**inherited, **environment}).returncode:
             raise SystemExit(f"peers: {request['title']} failed")
         return json.loads(paths[1].read_text(encoding="utf-8"))

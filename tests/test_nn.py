@@ -726,3 +726,29 @@ def test_forward_may_take_options():
             return x * factor
 
     assert Scaled()(nnk.tensor([2.0]), factor=3).item() == 6
+
+
+def test_sequential_lets_a_layer_apply_the_relu_that_follows():
+    """The same numbers, one recorded op less; with a hook on either, both are called."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 6, 6)).astype(np.float32)
+    layers = [nn.Conv2d(3, 4, 3, rng=0), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5, rng=0), nn.ReLU()]
+    model, alone = nn.Sequential(*layers), x
+    for layer in layers:
+        alone = layer(alone)
+    y = model(x)
+    np.testing.assert_array_equal(y.data, alone.data)
+    assert (y.data == 0).any()
+    assert y.node.op.name == "linear"
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    gradients = []
+    for result in (y, alone):
+        model.zero_grad()
+        result.backward(g)
+        gradients.append([p.grad.data for p in model.parameters()])
+    for one, other in zip(*gradients):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    seen = []
+    layers[4].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert model(x).node.op.name == "relu"
+    assert len(seen) == 1

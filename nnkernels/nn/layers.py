@@ -51,6 +51,8 @@ class Linear(Module):
     With ``activation="relu"``, max(y, 0), computed in the same pass over memory.
     """
 
+    fuses_relu = True
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None,
         rng: init.Rng = None, dtype: DTypeLike = np.float32,
@@ -62,9 +64,9 @@ class Linear(Module):
         self.activation = activation
         self.weight, self.bias = make_weights((out_features, in_features), bias, rng, dtype)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         """Return (..., out_features)."""
-        return F.linear(x, self.weight, self.bias, activation=self.activation)
+        return F.linear(x, self.weight, self.bias, activation=activation or self.activation)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
@@ -77,6 +79,8 @@ class Conv1d(Module):
     ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are ints; weight has shape (out_channels,
     in_channels / groups, S), the output floor((L + 2 padding - dilation (S - 1) - 1) / stride) + 1 places.
     """
+
+    fuses_relu = True
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
@@ -100,11 +104,11 @@ class Conv1d(Module):
         shape = (out_channels, in_channels // groups, kernel_size)
         self.weight, self.bias = make_weights(shape, bias, rng, dtype)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         """Return (N, out_channels, Q)."""
         return F.conv1d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
-            activation=self.activation,
+            activation=activation or self.activation,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -124,6 +128,8 @@ class Conv2d(Module):
     floor((H + 2 padding - dilation (R - 1) - 1) / stride) + 1 rows. With ``activation="relu"``, max(., 0) of
     it, computed in the same pass over memory.
     """
+
+    fuses_relu = True
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0,
@@ -148,11 +154,11 @@ class Conv2d(Module):
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight, self.bias = make_weights(shape, bias, rng, dtype)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         """Return (N, out_channels, P, Q)."""
         return F.conv2d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
-            activation=self.activation,
+            activation=activation or self.activation,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -212,6 +218,8 @@ class Flatten(Module):
 
 class ReLU(Module):
     """max(x, 0), with slope 0 at 0."""
+
+    is_relu = True
 
     def forward(self, x: Any) -> Any:
         """Return an array of x's shape."""

@@ -50,6 +50,8 @@ class Module:
     """
 
     training: bool
+    fuses_relu = False  # whether forward takes activation="relu"
+    is_relu = False
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
@@ -221,8 +223,17 @@ class Module:
     _forward_hooks: list[Hook]
 
 
+def hooked(*modules: Module) -> bool:
+    """Return whether any of the modules has a forward hook."""
+    return any(module._forward_hooks for module in modules)
+
+
 class Sequential(Module):
-    """Modules applied one after the other; keys are their positions, as PyTorch's."""
+    """Modules applied one after the other; keys are their positions, as PyTorch's.
+
+    A layer that can apply relu itself (``fuses_relu``) does so where a ReLU follows it: the same numbers, one
+    pass over memory less. Where one of the two has a forward hook, both are called as they are.
+    """
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
@@ -233,8 +244,16 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         """Return the last module's output."""
-        for module in self.children():
-            x = module(x)
+        modules = list(self._modules.values())
+        i = 0
+        while i < len(modules):
+            module, after = modules[i], modules[i + 1] if i + 1 < len(modules) else None
+            if module.fuses_relu and after is not None and after.is_relu and not hooked(module, after):
+                x = module.forward(x, activation="relu")
+                i += 2
+            else:
+                x = module(x)
+                i += 1
         return x
 
     def __len__(self) -> int:
