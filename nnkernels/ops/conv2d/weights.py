@@ -6,7 +6,7 @@ row. Columns are taps, so each pixel needs its taps side by side. In an image wi
 channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are
 laid side by side as if they were channels, and all taps (s, c, r) are one run.
 
-Partial sums: images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are
+Partial sums: chunks of images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are
 cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
 """
 
@@ -78,7 +78,7 @@ def weight_plan(
     if N * K * P * Q * C * R * S < SERIAL_BELOW:
         slots = parts = 1
     else:
-        slots = max(1, min(N, TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
+        slots = max(1, min(N * -(-P // rows), TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
         parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
     together = R if C * S < FEW else 1
     packed_rows = rows if together > 1 else (rows - 1) * sh + dh * (R - 1) + 1
@@ -136,12 +136,12 @@ def dw_chunk(
 
 @jit_tuned
 def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, dw: Array) -> None:
-    """Sum a slot's images for a part of the filters."""
+    """Sum a slot's chunks of images for a part of the filters."""
     slot, part = task // g.parts, task % g.parts
     packed[:] = 0
-    for n in range(slot, g.N, g.slots):
-        for first in range(0, g.P, g.rows):
-            dw_chunk(dy, x, at, g, n, first, part, packed, dw)
+    chunks = (g.P + g.rows - 1) // g.rows
+    for chunk in range(slot, g.N * chunks, g.slots):
+        dw_chunk(dy, x, at, g, chunk // chunks, chunk % chunks * g.rows, part, packed, dw)
 
 
 @jit_tuned
