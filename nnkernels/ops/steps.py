@@ -24,12 +24,12 @@ import numpy as np
 
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import CHUNK
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, given, number
 
 # In a training step the other threads sleep by the time of the update: waking them takes longer than 20 us.
-ADAM_SERIAL_BELOW = 1 << 17
+SGD_SERIAL_BELOW, ADAM_SERIAL_BELOW = 1 << 18, 1 << 17
 
 Betas = tuple[float, float]
 Coefficients = tuple[Any, ...]  # scalars of the parameter's dtype: a float64 would widen the arithmetic
@@ -230,14 +230,14 @@ def sgd_loops(param: Array, grad: Array, coefficients: Coefficients) -> None:
 
 
 def sgd_tuned(param: Array, grad: Array, coefficients: Coefficients) -> None:
-    kernel = sgd_chunk if param.size < SERIAL_BELOW else sgd_parallel
+    kernel = sgd_chunk if param.size < SGD_SERIAL_BELOW else sgd_parallel
     kernel(param, grad, coefficients)
 
 
 def momentum_tuned(
     param: Array, grad: Array, velocity: Array, coefficients: Coefficients, nesterov: bool, first: bool
 ) -> None:
-    kernel = momentum_chunk if param.size < SERIAL_BELOW else momentum_parallel
+    kernel = momentum_chunk if param.size < SGD_SERIAL_BELOW else momentum_parallel
     kernel(param, grad, velocity, coefficients, nesterov, first)
 
 
