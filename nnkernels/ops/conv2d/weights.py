@@ -6,8 +6,8 @@ row. Columns are taps, so each pixel needs its taps side by side. In an image wi
 channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are
 laid side by side as if they were channels, and all taps (s, c, r) are one run.
 
-Partial sums: chunks of images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are
-cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
+Partial sums: chunks of images are dealt to ``slots`` with a dw each, which are added up in order, and the
+filters are cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
 """
 
 from functools import lru_cache
