@@ -13,10 +13,12 @@ from nnkernels.autograd import Tensor, no_grad, tensor
 from nnkernels.machine.memory import empty_cache
 from nnkernels.machine.threads import get_num_threads, set_num_threads
 from nnkernels.ops import OPS, use_backend
+from nnkernels.ops.conv2d.methods import set_winograd
+from nnkernels.ops.explain import explain
 
 __all__ = [
-    "OPS", "Tensor", "autograd", "data", "empty_cache", "get_num_threads", "io", "nn", "no_grad", "ops",
-    "optim", "plot", "set_num_threads", "tensor", "train", "use_backend",
+    "OPS", "Tensor", "autograd", "data", "empty_cache", "explain", "get_num_threads", "io", "nn", "no_grad",
+    "ops", "optim", "plot", "set_num_threads", "set_winograd", "tensor", "train", "use_backend",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -112,7 +112,8 @@ class SGD(Optimizer):
         velocity = self._all_velocity if i is None else self.velocity[i]
         OPS["sgd_step"](
             param, grad, velocity if self.momentum else None, lr=self.lr, momentum=self.momentum,
-            dampening=self.dampening, weight_decay=self.weight_decay, nesterov=self.nesterov, first=steps == 0,
+            dampening=self.dampening, weight_decay=self.weight_decay, nesterov=self.nesterov,
+            first=steps == 0,
         )  # fmt: skip
 
 

@@ -109,14 +109,44 @@ def windows_in(x, kernel, stride, padding):
     )
 
 
-def conv2d_plain(x, w, b=None, *, stride=1, padding=0):
-    (sh, sw), (ph, pw) = pair(stride), pair(padding)
+def conv1d_plain(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
+    padded = np.pad(np.asarray(x, float), ((0, 0), (0, 0), (padding, padding)))
+    K, C, S = w.shape
+    spread = np.zeros((K, C, dilation * (S - 1) + 1))  # the filters, with zeros where a dilation skips
+    spread[..., ::dilation] = w
+    rows = [
+        [
+            sum(
+                np.correlate(padded[n, k // (K // groups) * C + c], spread[k, c], mode="valid")
+                for c in range(C)
+            )
+            for k in range(K)
+        ]
+        for n in range(len(x))
+    ]
+    y = np.array(rows).reshape(len(x), K, padded.shape[2] - spread.shape[2] + 1)[..., ::stride]
+    return y if b is None else y + b[:, None]
+
+
+def conv2d_plain(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, winograd=None):
+    (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
     padded = np.pad(np.asarray(x, float), ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    P, Q = windows_in(x, w.shape[2:], stride, padding)
-    y = np.zeros((x.shape[0], w.shape[0], P, Q))
-    for n, k, c in np.ndindex(x.shape[0], *w.shape[:2]):
-        y[n, k] += scipy.signal.correlate2d(padded[n, c], w[k, c].astype(float), mode="valid")[::sh, ::sw]
+    K, C, R, S = w.shape
+    spread = np.zeros((K, C, dh * (R - 1) + 1, dw * (S - 1) + 1))
+    spread[..., ::dh, ::dw] = w
+    P, Q = windows_in(x, spread.shape[2:], stride, padding)
+    y = np.zeros((x.shape[0], K, P, Q))
+    for n, k, c in np.ndindex(x.shape[0], K, C):
+        plane = padded[n, k // (K // groups) * C + c]
+        y[n, k] += scipy.signal.correlate2d(plane, spread[k, c], mode="valid")[::sh, ::sw]
     return y if b is None else y + b[:, None, None]
+
+
+def activated(function):
+    """Return ``function`` with the attribute ``activation``, for arrays and for tensors."""
+    return lambda *inputs, activation=None, **attributes: (
+        function(*inputs, **attributes).clip(0) if activation else function(*inputs, **attributes)
+    )
 
 
 def max_pool2d_plain(x, *, kernel_size, stride=None, padding=0):
@@ -218,8 +248,9 @@ PLAIN: dict[str, Oracle] = {
     "pad": pad_plain,
     "concatenate": concatenate_plain,
     "matmul": matmul_plain,
-    "linear": linear_plain,
-    "conv2d": conv2d_plain,
+    "linear": activated(linear_plain),
+    "conv1d": activated(conv1d_plain),
+    "conv2d": activated(conv2d_plain),
     "max_pool2d": max_pool2d_plain,
     "avg_pool2d": avg_pool2d_plain,
     "batch_norm": batch_norm_plain,
@@ -323,8 +354,11 @@ TORCH: dict[str, Oracle] = {
     "pad": lambda x, padding, value=0.0: functional().pad(x, padding, value=value),
     "concatenate": lambda *xs, dim=0: functional().torch.cat(xs, dim=dim),
     "matmul": lambda a, b: a.matmul(b),
-    "linear": lambda x, w, b=None: functional().linear(x, w, b),
-    "conv2d": lambda x, w, b=None, **attributes: functional().conv2d(x, w, b, **attributes),
+    "linear": activated(lambda x, w, b=None: functional().linear(x, w, b)),
+    "conv1d": activated(lambda x, w, b=None, **attributes: functional().conv1d(x, w, b, **attributes)),
+    "conv2d": activated(
+        lambda x, w, b=None, *, winograd=None, **attributes: functional().conv2d(x, w, b, **attributes)
+    ),
     "max_pool2d": lambda x, **attributes: functional().max_pool2d(x, **attributes),
     "avg_pool2d": lambda x, **attributes: functional().avg_pool2d(x, **attributes),
     "batch_norm": batch_norm_torch,

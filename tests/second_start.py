@@ -29,6 +29,8 @@ def job():
             (2, 9, 9), (64, 120, 400), (200, 300, 300))),
         ("relu", Sample("", (draw(2, 3, 4, 4),))),
         ("relu", Sample("", (draw(1200, 1200),))),
+        ("add", Sample("", (draw(1200, 1200), draw(1200)))),
+        ("mse", Sample("", (draw(400, 400), draw(400, 400)))),
         ("max_pool2d", Sample("", (draw(2, 3, 8, 8),), {"kernel_size": 2})),
         ("softmax_cross_entropy", Sample("", (draw(8, 10), rng.integers(0, 10, 8)))),
         ("adam_step", next(iter(OPS["adam_step"].bench_samples(rng, np.float32)))),

@@ -196,6 +196,15 @@ def test_compare_prints_every_body_and_draws(tmp_path: Path) -> None:
     assert is_png(bars)
 
 
+def test_compare_says_which_method_was_measured() -> None:
+    done = call("compare", "linear")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(
+        r"^    forward  dot: \(64, 400\) by \(400, 120\) transposed, ", done.stdout, re.MULTILINE
+    )
+    assert len(re.findall(r"^    d[xw]  ", done.stdout, re.MULTILINE)) == 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     ["conv2d --backward --dtype float64", "adam_step", "reshape", "softmax_cross_entropy --backward"],

@@ -107,6 +107,9 @@ def test_the_repr_shows_the_tree():
         "  )\n"
         ")"
     )
+    assert repr(nn.Conv1d(2, 4, 5, groups=2)) == (
+        "Conv1d(2, 4, kernel_size=5, stride=1, padding=0, dilation=1, groups=2, bias=True)"
+    )
     assert repr(nn.Conv2d(1, 6, 5, padding=2)) == (
         "Conv2d(1, 6, kernel_size=(5, 5), stride=(1, 1), padding=(2, 2), bias=True)"
     )
@@ -267,6 +270,9 @@ def layer_pairs():
     yield "linear no bias", nn.Linear(5, 3, bias=False), tnn.Linear(5, 3, bias=False), (4, 5)
     yield "linear, vectors", nn.Linear(5, 3), tnn.Linear(5, 3), (5,)
     yield "linear, sequences", nn.Linear(5, 3), tnn.Linear(5, 3), (2, 7, 5)
+    yield "conv1d", nn.Conv1d(3, 4, 5), tnn.Conv1d(3, 4, 5), (2, 3, 9)
+    row = 4, 6, 3, 2, 1, 2, 2
+    yield "conv1d ragged", nn.Conv1d(*row, bias=False), tnn.Conv1d(*row, bias=False), (3, 4, 11)
     yield "conv", nn.Conv2d(3, 4, 3), tnn.Conv2d(3, 4, 3), (2, 3, 7, 6)
     conv = 2, 5, (3, 2), (2, 1), (1, 2)
     yield "conv ragged", nn.Conv2d(*conv, bias=False), tnn.Conv2d(*conv, bias=False), (3, 2, 8, 5)
@@ -356,6 +362,10 @@ BAD_ARGUMENTS = [
     (nn.Linear, (3.0, 1), {}, TypeError, "Linear: in_features must be an int, got float"),
     (nn.Linear, (True, 1), {}, TypeError, "in_features must be an int"),
     (nn.Linear, (3, 1), {"dtype": np.int64}, TypeError, "float32 or float64"),
+    (nn.Conv1d, (1, 2, 0), {}, ValueError, "Conv1d: kernel_size must be at least 1, got 0"),
+    (nn.Conv1d, (1, 2, (3,)), {}, TypeError, "Conv1d: kernel_size must be an int, got tuple"),
+    (nn.Conv1d, (1, 2, 3), {"padding": -1}, ValueError, "Conv1d: padding must be at least 0, got -1"),
+    (nn.Conv1d, (4, 6, 3), {"groups": 4}, ValueError, "Conv1d: groups must divide out_channels 6, got 4"),
     (nn.Conv2d, (1, 2, 0), {}, ValueError, "Conv2d: kernel_size must be at least 1, got 0"),
     (nn.Conv2d, (1, 2, (3, 3, 3)), {}, TypeError, "kernel_size must be an int or a pair of ints"),
     (nn.Conv2d, (1, 2, 3), {"stride": 0}, ValueError, "Conv2d: stride must be at least 1, got 0"),
@@ -475,16 +485,17 @@ class TestLeNet5:
             ("fc3", (1, 10), 850),
         ):
             assert (rows[name].output_shape, rows[name].parameters) == (shape, parameters)
-        # a multiplication and an addition per weight and output, one addition of the bias
+        # a multiplication and an addition per weight and output, one addition of the bias, one comparison
+        # for each relu
         flops = {
-            "conv1": 6 * 28 * 28 * (2 * 25 + 1),
-            "conv2": 16 * 10 * 10 * (2 * 150 + 1),
-            "fc1": 120 * (2 * 400 + 1),
-            "fc2": 84 * (2 * 120 + 1),
+            "conv1": 6 * 28 * 28 * (2 * 25 + 2),
+            "conv2": 16 * 10 * 10 * (2 * 150 + 2),
+            "fc1": 120 * (2 * 400 + 2),
+            "fc2": 84 * (2 * 120 + 2),
             "fc3": 10 * (2 * 84 + 1),
         }
         assert {name: rows[name].flops for name in flops} == flops
-        assert rows["(functions)"].flops == 6 * 784 + 1600 + 120 + 84  # one comparison for each relu
+        assert rows["(functions)"].flops == 0
         # x, w, b read and y written once, 4 bytes each
         assert rows["conv1"].bytes == 4 * (784 + 156 + 6 * 784)
         assert rows["fc3"].bytes == 4 * (84 + 850 + 10)
@@ -517,7 +528,7 @@ class TestLeNet5:
         assert lines[0].split() == ["layer", "kind", "output", "shape", "parameters", "FLOPs", "bytes"]
         assert len(lines) == 1 + 1 + 8 + 1 + 1
         assert "61,706" in lines[-1]
-        assert "239,904" in lines[2]
+        assert "244,608" in lines[2]
 
 
 # ---------------------------------------------------------------- what a user can do wrong

@@ -191,6 +191,32 @@ def test_conv2d_agrees_on_any_shape(n, c, h, w, k, r, s, stride, padding):
     assert_bodies_agree("conv2d", (n, c, h, w), (k, c, r, s), (k,), attributes=attributes)
 
 
+@property_test(
+    n=st.integers(0, 3), c=size, length=st.integers(7, 40), k=size, s=st.integers(1, 3),
+    groups=st.integers(1, 3), stride=st.integers(1, 4), padding=st.integers(0, 3), dilation=st.integers(1, 3),
+)  # fmt: skip
+def test_conv1d_agrees_on_any_shape(n, c, length, k, s, groups, stride, padding, dilation):
+    attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    shapes = (n, c * groups, length), (k * groups, c, s), (k * groups,)
+    assert_bodies_agree("conv1d", *shapes, attributes=attributes)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv1d_is_conv2d_of_one_row_and_hands_it_views(groups):
+    from nnkernels.ops.conv1d import as_image
+
+    x, w = (np.asarray(rng().standard_normal(s), np.float32) for s in ((2, 4, 9), (6, 4 // groups, 3)))
+    for a in (x, w):
+        image = as_image(a)
+        assert np.shares_memory(image, a)
+        assert image.flags.c_contiguous
+        assert np.shares_memory(image.reshape(-1), a)  # how the kernels read it
+    y = OPS["conv1d"](x, w, stride=2, padding=1, groups=groups)
+    assert y.flags.c_contiguous
+    wanted = OPS["conv2d"](as_image(x), as_image(w), stride=(1, 2), padding=(0, 1), groups=groups)
+    np.testing.assert_array_equal(as_image(y), wanted)
+
+
 @property_test(n=st.integers(1, 60), c=st.integers(1, 6), s=st.integers(1, 1500) | st.integers(1, 40))
 def test_batch_norm_agrees_however_it_is_cut(n, c, s):
     assert_bodies_agree("batch_norm", (n + 1, c, s), (c,), (c,))

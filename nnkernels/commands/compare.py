@@ -15,6 +15,7 @@ from nnkernels.commands.arguments import positive_int, use_threads, writable_png
 from nnkernels.commands.measure import Measurement, measure
 from nnkernels.machine import info
 from nnkernels.ops import OPS, Op
+from nnkernels.ops.explain import lines
 
 HEAD = f"{'':<14}{'error/ULP':>11}{'relative':>11}{'time':>13}{'GFLOP/s':>12}{'speed-up':>12}"
 NOTES = """\
@@ -62,6 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(textwrap.shorten(f"{op.name}  {measured[-1].sample.label}", 108, placeholder=" ..."))
         for row in measured:
             print(in_columns(row))
+        if op.explain is not None:
+            arrays, attributes = measured[-1].sample.arrays, measured[-1].sample.attributes
+            shapes = tuple(None if a is None else a.shape for a in arrays)
+            print("  tuned takes", *lines(op, shapes, attributes), sep="\n    ")
         print(flush=True)
         rows += measured
     print(NOTES)

@@ -21,10 +21,22 @@ from numba.extending import overload, register_jitable
 
 from nnkernels.machine.cache import cache_directory
 
-__all__ = ["inline", "jit", "jit_elementwise", "jit_parallel", "jit_tuned", "prange", "typed"]
+__all__ = [
+    "inline",
+    "inline_always",
+    "inline_elementwise",
+    "jit",
+    "jit_elementwise",
+    "jit_parallel",
+    "jit_tuned",
+    "overload_exactly",
+    "prange",
+    "typed",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ELEMENTWISE_FLAGS = {"contract"}
 TUNED_FLAGS = {"contract", "reassoc", "nsz", "arcp", "afn"}
 
 
@@ -48,7 +60,7 @@ def jit(function: F) -> F:
 
 def jit_elementwise(function: F) -> F:
     """Compile a serial tuned kernel that works element by element."""
-    return compile_lazily(function, fastmath={"contract"})
+    return compile_lazily(function, fastmath=ELEMENTWISE_FLAGS)
 
 
 def jit_tuned(function: F) -> F:
@@ -65,6 +77,33 @@ def inline(function: F) -> F:
     """Mark a scalar function for use inside kernels; in Python it stays the plain function."""
     marked: F = register_jitable(function)
     return marked
+
+
+def inline_elementwise(function: F) -> F:
+    """As ``inline``, with the flags of ``jit_elementwise`` whatever those of the caller.
+
+    For kernels made by a function, which a driver made by it calls: a driver that captured a compiled kernel
+    would not be found in the cache by the next process.
+    """
+    marked: F = register_jitable(fastmath=ELEMENTWISE_FLAGS)(function)
+    return marked
+
+
+def inline_always(function: F) -> F:
+    """As ``inline``, for functions so long that LLVM would call them and not vectorise the loop around."""
+    marked: F = register_jitable(forceinline=True)(function)
+    return marked
+
+
+def overload_exactly(function: Callable[..., Any]) -> Callable[[F], F]:
+    """Like Numba's ``overload``, for what must not be reordered: fused multiply-add is all it may use.
+
+    Without flags of its own, it would be compiled with those of whichever kernel calls it. It is always put
+    in the place of the call, since a loop that calls a function is not vectorised.
+    """
+    options = {"fastmath": ELEMENTWISE_FLAGS, "forceinline": True}
+    decorator: Callable[[F], F] = overload(function, jit_options=options)
+    return decorator
 
 
 def typed(value: float, x: Any) -> Any:

@@ -21,19 +21,20 @@ ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 POOLED_BYTES = 64 * 1024  # smaller blocks: malloc reuses them by itself, faster than we could
 MAX_HELD_BYTES = 1024**3
 
-_free: dict[int, list[Array]] = defaultdict(list)
+_free: dict[int, list[memoryview]] = defaultdict(list)
 _held_bytes = 0
 _poison = False
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return an uninitialised C-contiguous array, 64-byte aligned and pooled when it is large."""
-    dtype = np.dtype(dtype)
+    if not isinstance(dtype, np.dtype):
+        dtype = np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < POOLED_BYTES:
-        array = np.empty(shape, dtype)
+        array: Array = np.empty(shape, dtype)
     else:
-        array = _take_block(nbytes)[:nbytes].view(dtype).reshape(shape)
+        array = np.ndarray(shape, dtype, _take_block(nbytes))
     if _poison:
         array.reshape(-1).view(np.uint8).fill(255)
     return array
@@ -61,31 +62,45 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return array
 
 
+class _Lease(weakref.ref[Array]):
+    """A weak reference to a lent block: when the block dies, its storage returns to the pool."""
+
+    __slots__ = ("size", "storage")
+    size: int
+    storage: memoryview
+
+
+_lent: dict[int, _Lease] = {}  # leases must outlive their blocks to be called
+
+
 def _take_block(nbytes: int) -> Array:
     """Return an aligned byte array whose storage returns to the pool when nothing views it any more."""
     global _held_bytes
     # Eight sizes per power of two: little waste, and activations of nearby batch sizes share blocks.
     step = 1 << max(12, nbytes.bit_length() - 4)
     size = -(-nbytes // step) * step
-    blocks = _free[size]
     try:
-        storage = blocks.pop()
+        storage = _free[size].pop()
         _held_bytes -= size
     except IndexError:
-        storage = np.empty(size + ALIGNMENT, np.uint8)
-    start = -storage.ctypes.data % ALIGNMENT
-    # NumPy lets views of views point at the first array that is not a plain view of another ndarray. Going
-    # through a memoryview makes `block` that array, so all views keep `block`, and only it, alive.
-    block = np.frombuffer(memoryview(storage)[start : start + size], np.uint8)  # type: ignore[arg-type]
-    weakref.finalize(block, _give_back, size, storage).atexit = False
+        fresh = np.empty(size + ALIGNMENT, np.uint8)
+        start = -fresh.ctypes.data % ALIGNMENT
+        storage = memoryview(fresh)[start : start + size]  # type: ignore[arg-type]
+    # NumPy lets views of views point at the first array that is not a plain view of another ndarray. Coming
+    # from a memoryview, `block` is that array, so all views keep `block`, and only it, alive.
+    block = np.frombuffer(storage, np.uint8)
+    lease = _Lease(block, _give_back)
+    lease.size, lease.storage = size, storage
+    _lent[id(lease)] = lease
     return block
 
 
-def _give_back(size: int, storage: Array) -> None:
+def _give_back(lease: _Lease) -> None:
     global _held_bytes
-    if _held_bytes + size <= MAX_HELD_BYTES:
-        _free[size].append(storage)
-        _held_bytes += size
+    del _lent[id(lease)]
+    if _held_bytes + lease.size <= MAX_HELD_BYTES:
+        _free[lease.size].append(lease.storage)
+        _held_bytes += lease.size
 
 
 def held_bytes() -> int:

@@ -16,8 +16,8 @@ A tile is ROWS x vectors such registers, holding ROWS x (vectors * LANES) sums:
     add_outer(t, a, i, row, m, b, j, n, vectors)  t[r, c] += a[i + r row] b[j + c]
     store_tile(t, x, p, row, m, n, vectors)     write m rows of n columns
 
-Rows from m on repeat row m - 1 and columns from n on are not touched, so a tile may overhang a matrix. ``row``
-and all indices are unsigned (np.uint64); ``vectors`` is a constant of the program (Numba compiles one
+Rows from m on repeat row m - 1 and columns from n on are not touched, so a tile may overhang a matrix.
+``row`` and all indices are unsigned (np.uint64); ``vectors`` is a constant of the program (Numba compiles one
 version for each).
 
 Each function stands here twice: as plain loops over a small array, which is what Python runs (tests, planted
@@ -42,7 +42,7 @@ from nnkernels.machine.memory import Array
 U = np.uint64
 REGISTER_BITS = {"avx512f": 512, "avx": 256}  # anything else: 128 (SSE, NEON; LLVM splits what is too wide)
 FEATURES = {name for name, present in llvm.get_host_cpu_features().items() if present}
-BITS = max([bits for name, bits in REGISTER_BITS.items() if name in FEATURES], default=128)
+BITS: int = max([bits for name, bits in REGISTER_BITS.items() if name in FEATURES], default=128)
 # A tile of ROWS x VECTORS sums, VECTORS operands and a broadcast fill 28 of 32 registers, or 16 of 16.
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 VECTORS = 3
@@ -52,14 +52,14 @@ LANES32, LANES64 = BITS // 32, BITS // 64
 
 def lanes(dtype: Any) -> int:
     """Return the number of elements of ``dtype`` (float32 or float64) in a vector register."""
-    return BITS // (8 * np.dtype(dtype).itemsize)
+    return BITS // (8 * int(np.dtype(dtype).itemsize))
 
 
 # --- the plain loops ---
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def lanes_of(x: Array) -> int:
+def lanes_of(x: Any) -> int:
     """Return the number of lanes for an array's elements."""
     return LANES32 if x.itemsize == 4 else LANES64
 
@@ -138,7 +138,7 @@ class Vector(types.Type):  # type: ignore[misc]
         super().__init__(name=f"Vector({dtype} x {self.lanes})")
 
 
-@register_default(Vector)  # type: ignore[untyped-decorator]
+@register_default(Vector)
 class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     """A vector register is LLVM's vector type."""
 
@@ -172,6 +172,7 @@ class Emitter:
         return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, name), arguments)
 
     def load(self, pointer: Any, mask: Any = None) -> Any:
+        """Return the vector at an address, zeros where the mask is not set."""
         if mask is not None:
             zero = ir.Constant(self.vector, None)
             return self.call(
@@ -182,6 +183,7 @@ class Emitter:
         return value
 
     def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
+        """Write a vector to an address where the mask is set."""
         if mask is not None:
             self.call(
                 f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), value, pointer, I32(self.align), mask
@@ -197,6 +199,7 @@ class Emitter:
         return self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, self.lanes), None))
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """Return x y + z, rounded once."""
         return self.call(f"llvm.fma.{self.suffix}", self.vector, x, y, z)
 
     def masks(self, n: Any, vectors: int) -> list[Any]:
@@ -218,22 +221,27 @@ class Emitter:
 
 
 def emit_load(e: Emitter, x: Any, i: Any, n: Any) -> Any:
+    """Write ``load``."""
     return e.load(e.at(e.pointer(x, i), I64(0)), e.masks(n, 1)[0])
 
 
 def emit_store(e: Emitter, v: Any, x: Any, i: Any, n: Any) -> None:
+    """Write ``store``."""
     e.store(v, e.at(e.pointer(x, i), I64(0)), e.masks(n, 1)[0])
 
 
 def emit_broadcast(e: Emitter, x: Any, i: Any) -> Any:
+    """Write ``broadcast``."""
     return e.spread(e.b.load(e.pointer(x, i)))
 
 
 def emit_zero_tile(e: Emitter, vectors: int, x: Any) -> Any:
+    """Write ``zero_tile``."""
     return ir.Constant(ir.ArrayType(e.vector, ROWS * vectors), None)
 
 
 def emit_load_tile(e: Emitter, vectors: int, x: Any, p: Any, row: Any, m: Any, n: Any) -> Any:
+    """Write ``load_tile``."""
     t = ir.Constant(ir.ArrayType(e.vector, ROWS * vectors), ir.Undefined)
     masks = e.masks(n, vectors)
     for r, pointer in enumerate(e.rows(e.pointer(x, p), row, m)):
@@ -245,6 +253,7 @@ def emit_load_tile(e: Emitter, vectors: int, x: Any, p: Any, row: Any, m: Any, n
 def emit_add_outer(
     e: Emitter, vectors: int, t: Any, a: Any, i: Any, row: Any, m: Any, b: Any, j: Any, n: Any
 ) -> Any:
+    """Write ``add_outer``."""
     masks = e.masks(n, vectors)
     right = [e.load(p, masks[v]) for v, p in enumerate(e.columns(e.pointer(b, j), vectors))]
     for r, pointer in enumerate(e.rows(e.pointer(a, i), row, m)):
@@ -256,6 +265,7 @@ def emit_add_outer(
 
 
 def emit_store_tile(e: Emitter, vectors: int, t: Any, x: Any, p: Any, row: Any, m: Any, n: Any) -> None:
+    """Write ``store_tile``."""
     # Rows beyond the last repeat it: they write the same numbers to the same place once more.
     masks = e.masks(n, vectors)
     for r, pointer in enumerate(e.rows(e.pointer(x, p), row, m)):
@@ -271,6 +281,7 @@ def emitted(emit: Callable[..., Any], context: Any, builder: Any, x: Any, vector
 
 
 def is_constant(vectors: Any) -> bool:
+    """Return whether Numba knows the number of vectors."""
     return isinstance(vectors, types.IntegerLiteral)
 
 
@@ -279,8 +290,8 @@ def tile_of(x: Any, vectors: Any) -> Any:
     return types.UniTuple(Vector(x.dtype), ROWS * vectors.literal_value)
 
 
-# Numba asks an intrinsic for its signature and for the function that writes its instructions. ``prefer_literal``
-# lets the number of vectors arrive as a constant.
+# Numba asks an intrinsic for its signature and for the function that writes its instructions.
+# ``prefer_literal`` lets the number of vectors arrive as a constant.
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -20,7 +20,8 @@ CHUNK = 8192  # elements of an elementwise chunk: 32 KiB of float32, an L1 cache
 # Elements below which starting threads costs more than it saves: for work of about 1 ns an element (exp, a
 # sum, a step of Adam), and for work that one core does at the speed of its cache (relu, an addition).
 SERIAL_BELOW = 1 << 15
-SERIAL_BELOW_IF_CHEAP = 1 << 20
+SERIAL_BELOW_IF_CHEAP = 1 << 18
+PARTS = 64  # most tasks of one call: enough for any number of threads, few enough to cost nothing each
 
 
 def set_num_threads(n: int) -> None:
@@ -40,3 +41,14 @@ def get_num_threads() -> int:
     """Return the number of threads that kernels use."""
     n: int = numba.get_num_threads()
     return n
+
+
+def share_of(count: int, size: int = 1) -> int:
+    """Return how many of ``count`` pieces of ``size`` elements one task takes.
+
+    About CHUNK elements, more where that would be more than PARTS tasks; the number of tasks is a multiple of
+    4, so that few threads get equally many, and shares of single elements fill whole cache lines.
+    """
+    tasks = min(PARTS, -(-count * size // (4 * CHUNK)) * 4)
+    share = -(-count // max(tasks, 1))
+    return max(share if size > 1 else -(-share // 64) * 64, 1)

@@ -3,6 +3,7 @@
 from nnkernels.nn import functional, init
 from nnkernels.nn.layers import (
     AvgPool2d,
+    Conv1d,
     Conv2d,
     Flatten,
     LeakyReLU,
@@ -20,7 +21,7 @@ from nnkernels.nn.summary import summary
 from nnkernels.nn import models  # isort: skip (its files use the layers above)
 
 __all__ = [
-    "AvgPool2d", "BCEWithLogitsLoss", "Conv2d", "CrossEntropyLoss", "Flatten", "LeakyReLU", "Linear",
-    "MSELoss", "MaxPool2d", "Module", "Parameter", "ReLU", "Sequential", "Sigmoid", "Softmax", "Tanh",
-    "functional", "init", "models", "summary",
+    "AvgPool2d", "BCEWithLogitsLoss", "Conv1d", "Conv2d", "CrossEntropyLoss", "Flatten", "LeakyReLU",
+    "Linear", "MSELoss", "MaxPool2d", "Module", "Parameter", "ReLU", "Sequential", "Sigmoid", "Softmax",
+    "Tanh", "functional", "init", "models", "summary",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from nnkernels.ops import (
     unary,
 )
 from nnkernels.ops.batch_norm import batch_norm
+from nnkernels.ops.conv1d import conv1d
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
@@ -24,7 +25,7 @@ __all__ = ["OPS", "Op", "use_backend"]
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        *(matmul, linear, conv2d),
+        *(matmul, linear, conv2d, conv1d),
         *pooling.OPS_HERE,
         batch_norm,
         *layer_norm.OPS_HERE,

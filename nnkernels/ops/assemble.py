@@ -16,7 +16,7 @@ import numpy as np
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
-from nnkernels.ops.binary import source_index
+from nnkernels.ops.folding import source_index
 from nnkernels.ops.op import Body, Mutant
 from nnkernels.ops.shape import Map, Shape, gather, integers, make_op, row_steps, scatter
 from nnkernels.ops.validate import axis_index, fail_type, floats

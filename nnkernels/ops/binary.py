@@ -8,41 +8,20 @@ members differ in f and its two partial derivatives.
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
-from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine import elementary
+from nnkernels.machine.jit import inline, inline_always, jit, typed
+from nnkernels.machine.memory import Array
+from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.ops.binary_tuned import Scalar, make_tuned
+from nnkernels.ops.folding import fold, source_index, strides_in
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats
 
-Scalar = Callable[..., Any]
-
-
-def strides_in(shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Array:
-    """Return, for each axis of the broadcast ``shape``, the step in an input's flat array: 0 if stretched."""
-    steps = np.zeros(len(shape), np.int64)
-    step = 1
-    for axis in range(-1, -len(x_shape) - 1, -1):
-        steps[axis] = step if x_shape[axis] > 1 else 0
-        step *= x_shape[axis]
-    return steps
-
-
 # --- loops ---
-
-
-@inline
-def source_index(i: int, shape: Array, steps: Array) -> int:
-    """Return where the flat position i of the broadcast shape lies in an input with these steps."""
-    j = 0
-    for axis in range(len(shape) - 1, -1, -1):
-        j += (i % shape[axis]) * steps[axis]
-        i //= shape[axis]
-    return j
 
 
 def make_loops(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
@@ -128,119 +107,6 @@ def make_vectorized(f: Scalar, df1: Scalar, df2: Scalar) -> Body:
     return Body(forward, backward)
 
 
-# --- tuned ---
-
-
-@lru_cache(maxsize=1024)
-def fold(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> tuple[tuple[int, ...], Array, Array, Array]:
-    """Return (result's shape, sizes, steps1, steps2), neighbouring axes merged where both inputs allow it.
-
-    Two arrays of one shape become one axis; an image batch plus a bias per channel becomes three. The
-    innermost steps are then 0 or 1.
-    """
-    shape = np.broadcast_shapes(shape1, shape2)
-    sizes: list[int] = []
-    s1: list[int] = []
-    s2: list[int] = []
-    lengths = zip(shape[::-1], strides_in(shape, shape1)[::-1], strides_in(shape, shape2)[::-1])
-    for n, a, b in lengths:
-        if n == 1:
-            continue
-        if sizes and a == s1[-1] * sizes[-1] and b == s2[-1] * sizes[-1]:
-            sizes[-1] *= n
-        else:
-            sizes.append(n)
-            s1.append(a)
-            s2.append(b)
-    if not sizes:
-        sizes, s1, s2 = [1], [1], [1]
-    folded = [np.array(v[::-1], np.int64) for v in (sizes, s1, s2)]
-    return shape, folded[0], folded[1], folded[2]
-
-
-def spread(x: Array, shape: tuple[int, ...]) -> Array:
-    """Return x stretched to ``shape``, flat; a copy unless it has that shape."""
-    return (x if x.shape == shape else np.ascontiguousarray(np.broadcast_to(x, shape))).reshape(-1)
-
-
-def make_tuned(f: Scalar, df1: Scalar, df2: Scalar, serial_below: int) -> Body:
-    """Return the body with a contiguous innermost loop, chunks shared among threads.
-
-    Bound: memory traffic. Backward writes the unreduced gradient and hands it to NumPy's pairwise sum when
-    an input was stretched.
-    """
-
-    @jit_elementwise
-    def forward_chunk(
-        x1: Array, x2: Array, sizes: Array, steps1: Array, steps2: Array, first: int, y: Array
-    ) -> None:
-        # Rows of the innermost axis: the sources of a row's first element are looked up once, the row
-        # itself is a plain loop over slices, which LLVM vectorises.
-        inner = sizes[-1]
-        done = 0
-        while done < y.size:
-            i = first + done
-            n = min(inner - i % inner, y.size - done)
-            a = x1[source_index(i, sizes, steps1) :]
-            b = x2[source_index(i, sizes, steps2) :]
-            row = y[done : done + n]
-            if steps1[-1] == 0:
-                left = a[0]
-                for j in range(n):
-                    row[j] = f(left, b[j])
-            elif steps2[-1] == 0:
-                right = b[0]
-                for j in range(n):
-                    row[j] = f(a[j], right)
-            else:
-                for j in range(n):
-                    row[j] = f(a[j], b[j])
-            done += n
-
-    @jit_parallel
-    def forward_parallel(x1: Array, x2: Array, sizes: Array, steps1: Array, steps2: Array, y: Array) -> None:
-        for c in prange((y.size + CHUNK - 1) // CHUNK):
-            forward_chunk(x1, x2, sizes, steps1, steps2, c * CHUNK, y[c * CHUNK : (c + 1) * CHUNK])
-
-    @jit_elementwise
-    def first_chunk(dy: Array, x1: Array, x2: Array, y: Array, g: Array) -> None:
-        for i in range(g.size):
-            g[i] = dy[i] * df1(x1[i], x2[i], y[i])
-
-    @jit_elementwise
-    def second_chunk(dy: Array, x1: Array, x2: Array, y: Array, g: Array) -> None:
-        for i in range(g.size):
-            g[i] = dy[i] * df2(x1[i], x2[i], y[i])
-
-    def forward(x1: Array, x2: Array) -> tuple[Array]:
-        shape, sizes, steps1, steps2 = fold(x1.shape, x2.shape)
-        y = empty(shape, x1.dtype)
-        if y.size == 0:
-            return (y,)
-        flat1, flat2 = x1.reshape(-1), x2.reshape(-1)
-        if y.size < serial_below:
-            forward_chunk(flat1, flat2, sizes, steps1, steps2, 0, y.reshape(-1))
-        else:
-            forward_parallel(flat1, flat2, sizes, steps1, steps2, y.reshape(-1))
-        return (y,)
-
-    def backward(
-        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
-    ) -> tuple[Array | None, Array | None]:
-        (y,) = outputs
-        # Stretched inputs are spread out first: the loop then reads four arrays of one shape.
-        wide1, wide2 = (spread(x, y.shape) for x in inputs)
-        grads: list[Array | None] = [None, None]
-        for i, kernel in enumerate((first_chunk, second_chunk)):
-            if needs[i]:
-                g = empty(y.shape, y.dtype)
-                kernel(dy.reshape(-1), wide1, wide2, y.reshape(-1), g.reshape(-1))
-                grads[i] = reduced(g, inputs[i].shape)
-        return grads[0], grads[1]
-
-    return Body(forward, backward)
-
-
 # --- formulas: f(x1, x2), df1 and df2 of (x1, x2, y) ---
 
 
@@ -251,7 +117,7 @@ def add_f(x1: Any, x2: Any) -> Any:
 
 @inline
 def add_df(x1: Any, x2: Any, y: Any) -> Any:
-    return 1
+    return typed(1, y)
 
 
 @inline
@@ -261,7 +127,7 @@ def sub_f(x1: Any, x2: Any) -> Any:
 
 @inline
 def sub_df2(x1: Any, x2: Any, y: Any) -> Any:
-    return -1
+    return typed(-1, y)
 
 
 @inline
@@ -286,7 +152,7 @@ def div_f(x1: Any, x2: Any) -> Any:
 
 @inline
 def div_df1(x1: Any, x2: Any, y: Any) -> Any:
-    return 1 / x2
+    return typed(1, x2) / x2
 
 
 @inline
@@ -301,12 +167,52 @@ def pow_f(x1: Any, x2: Any) -> Any:
 
 @inline
 def pow_df1(x1: Any, x2: Any, y: Any) -> Any:
-    return x2 * x1 ** (x2 - 1) if x2 != 0 else x2  # x^0 is constant, also at x = 0
+    return x2 * x1 ** (x2 - typed(1, x2)) if x2 != 0 else x2  # x^0 is constant, also at x = 0
 
 
 @inline
 def pow_df2(x1: Any, x2: Any, y: Any) -> Any:
     return y * np.log(x1) if x1 != 0 or x2 < 0 else x1  # 0^b is constant for b >= 0
+
+
+@inline_always
+def pow_tuned(x1: Any, x2: Any) -> Any:
+    return elementary.power(x1, x2)
+
+
+def with_squares(general: Body, product: Body) -> Body:
+    """Return pow's body with x1^2, by far the commonest power, as the product it is."""
+    assert general.backward is not None
+    pull_back = general.backward
+
+    def squares(x1: Array, x2: Array) -> bool:
+        return x2.size == 1 and x2.ndim <= x1.ndim and x2.item() == 2
+
+    def forward(x1: Array, x2: Array) -> tuple[Array, ...]:
+        return product.forward(x1, x1) if squares(x1, x2) else general.forward(x1, x2)
+
+    def backward(
+        dy: Array, outputs: tuple[Array], inputs: tuple[Array, Array], needs: tuple[bool, bool]
+    ) -> tuple[Array | None, ...]:
+        x1, x2 = inputs
+        if not squares(x1, x2):
+            return pull_back(dy, outputs, inputs, needs)
+        dx1 = product.forward(product.forward(x1, x2)[0], dy)[0] if needs[0] else None
+        return dx1, pull_back(dy, outputs, inputs, (False, needs[1]))[1]
+
+    return Body(forward, backward)
+
+
+@inline_always
+def pow_df1_tuned(x1: Any, x2: Any, y: Any) -> Any:
+    slope = x2 * elementary.power(x1, x2 - typed(1, x2))
+    return slope if x2 != 0 else x2
+
+
+@inline_always
+def pow_df2_tuned(x1: Any, x2: Any, y: Any) -> Any:
+    slope = y * elementary.log(x1)
+    return slope if (x1 != 0) | (x2 < 0) else x1
 
 
 @inline
@@ -316,12 +222,12 @@ def maximum_f(x1: Any, x2: Any) -> Any:
 
 @inline
 def maximum_df1(x1: Any, x2: Any, y: Any) -> Any:
-    return 1.0 if x1 > x2 else (0.5 if x1 == x2 else 0.0)  # a tie is shared
+    return typed(1, y) if x1 > x2 else (typed(0.5, y) if x1 == x2 else typed(0, y))  # a tie is shared
 
 
 @inline
 def maximum_df2(x1: Any, x2: Any, y: Any) -> Any:
-    return 1.0 if x1 < x2 else (0.5 if x1 == x2 else 0.0)
+    return typed(1, y) if x1 < x2 else (typed(0.5, y) if x1 == x2 else typed(0, y))
 
 
 def maximum_df1_numpy(x1: Array, x2: Array, y: Array) -> Array:
@@ -350,7 +256,7 @@ def check(op: str, x1: Array, x2: Array) -> None:
     if x1.shape == x2.shape:
         return
     try:
-        np.broadcast_shapes(x1.shape, x2.shape)
+        fold(x1.shape, x2.shape)
     except ValueError:
         raise ValueError(f"{op}: shapes of x1 and x2 do not broadcast: {x1.shape} and {x2.shape}") from None
 
@@ -362,6 +268,9 @@ def make_op(
     df2: Scalar,
     *,
     numpy: tuple[Scalar, Scalar, Scalar] | None = None,
+    tuned: tuple[Scalar, Scalar, Scalar] | None = None,
+    passed_on: tuple[bool, bool] = (False, False),
+    special: Callable[[Body], Body] | None = None,
     positive: bool = False,
     flops: int = 1,
     mutants: tuple[Mutant, ...] = (),
@@ -381,6 +290,10 @@ def make_op(
         )  # fmt: skip
         for s1, s2 in shapes:
             yield pair(rng, s1, s2, dtype)
+        if special:
+            x = pair(rng, (3, 4), (3, 4), dtype).arrays[0]
+            yield Sample("squares", (x, np.full((), 2, dtype)))
+            yield Sample("squares, twos stretched", (x, np.full((1, 1, 1), 2, dtype)))
 
     def bad_inputs() -> Iterator[BadInput]:
         x = np.ones((2, 3))
@@ -402,11 +315,13 @@ def make_op(
             dy += n2(x1, x2, y) * tangents[1]
         return dy
 
+    serial_below = SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP
+    body = make_tuned(*(tuned or (f, df1, df2)), serial_below, passed_on)
     return Op(
         name=name,
         loops=make_loops(f, df1, df2),
         vectorized=make_vectorized(*(numpy or (f, df1, df2))),
-        tuned=make_tuned(f, df1, df2, SERIAL_BELOW if flops > 1 else SERIAL_BELOW_IF_CHEAP),
+        tuned=special(body) if special else body,
         check=lambda x1, x2: check(name, x1, x2),
         samples=samples,
         bad_inputs=bad_inputs,
@@ -417,24 +332,27 @@ def make_op(
     )
 
 
-def mutant(name: str, old: str, new: str, body: Any = "loops") -> Mutant:
-    """Return a fault planted in this file."""
-    return Mutant(name, body, "binary.py", old, new)
+def mutant(name: str, old: str, new: str, body: Any = "loops", file: str = "") -> Mutant:
+    """Return a fault planted in the body's file."""
+    return Mutant(name, body, file or ("binary_tuned.py" if body == "tuned" else "binary.py"), old, new)
 
 
 add = make_op(
-    "add", add_f, add_df, add_df,
+    "add", add_f, add_df, add_df, passed_on=(True, True),
     mutants=(
         mutant("missing +=", "dx2[j2] += dy", "dx2[j2] = dy"),
-        mutant("stretched axis steps", "step if x_shape[axis] > 1 else 0", "step"),
-        mutant("axes merged too eagerly", "and b == s2[-1] * sizes[-1]", "", "tuned"),
+        mutant("stretched axis steps", "step if x_shape[axis] > 1 else 0", "step", file="folding.py"),
+        mutant("axes merged too eagerly", "and b == s2[-1] * sizes[-1]", "", "tuned", "folding.py"),
+        mutant("sum over the leading axes alone", "i < leading or shape[i - leading] != g.shape[i]",
+               "i < leading", "tuned"),
     ),
 )  # fmt: skip
 sub = make_op(
-    "sub", sub_f, add_df, sub_df2,
+    "sub", sub_f, add_df, sub_df2, passed_on=(True, False),
     mutants=(
-        mutant("sign lost", "return -1\n", "return 1\n"),
-        mutant("scalar on the wrong side", "row[j] = f(a[j], right)", "row[j] = f(right, a[j])", "tuned"),
+        mutant("sign lost", "return typed(-1, y)\n", "return typed(1, y)\n"),
+        mutant("scalar on the wrong side", "f(x1[a + e], right)", "f(right, x1[a + e])", "tuned"),
+        mutant("both gradients passed on", "dy if passed_on[1] else", "dy if passed_on[0] else", "tuned"),
     ),
 )  # fmt: skip
 mul = make_op(
@@ -442,20 +360,40 @@ mul = make_op(
     mutants=(
         mutant("factors swapped", "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x2\n",
                "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x1\n"),
-        mutant("row read as a scalar", "if steps1[-1] == 0:", "if steps1[-1] <= 1:", "tuned"),
+        mutant("same row of the plane again", "i += int(end)\n                k, j = k + 1, 0",
+               "i += int(end)\n                k, j = k, 0", "tuned"),
+        mutant("row's scalar twice", "df1(left, x2[b + e], y[o + e])", "df1(left, left, y[o + e])", "tuned"),
+        mutant("end of a part", "min((c + 1) * share, y.size), y)", "min((c + 1) * share, y.size - 1), y)",
+               "tuned"),
     ),
 )  # fmt: skip
-div = make_op("div", div_f, div_df1, div_df2, mutants=(mutant("square lost", "return -y / x2", "return -y"),))
-pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
-    "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy), positive=True, flops=32,
+div = make_op(
+    "div", div_f, div_df1, div_df2,
     mutants=(
-        mutant("exponent not lowered", "x2 * x1 ** (x2 - 1) if", "x2 * x1 ** x2 if"),
+        mutant("square lost", "return -y / x2", "return -y"),
+        mutant("first row's cotangent for all", "dy[o + e] * df2(x1[a + e], right, y[o + e])",
+               "dy[e] * df2(x1[a + e], right, y[o + e])", "tuned"),
+        mutant("same row again, backward", "if j == inner:\n                    k, j = k + 1, 0",
+               "if j == inner:\n                    k, j = k, 0", "tuned"),
+    ),
+)  # fmt: skip
+pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
+    "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy),
+    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), special=lambda body: with_squares(body, mul.tuned),
+    positive=True, flops=32,
+    mutants=(
+        mutant("exponent not lowered", "x2 * x1 ** (x2 - typed(1, x2)) if", "x2 * x1 ** x2 if"),
         mutant("logarithm forgotten", "return y * np.log(x1) if", "return y if"),
+        mutant("any number a square", "and x2.item() == 2", "", "tuned", "binary.py"),
+        mutant("factor 2 forgotten", "product.forward(product.forward(x1, x2)[0], dy)",
+               "product.forward(x1, dy)", "tuned", "binary.py"),
+        mutant("logarithm of the exponent", "y * elementary.log(x1)", "y * elementary.log(x2)", "tuned",
+               "binary.py"),
     ),
 )  # fmt: skip
 maximum = make_op(
     "maximum", maximum_f, maximum_df1, maximum_df2,
     numpy=(np.maximum, maximum_df1_numpy, maximum_df2_numpy),
-    mutants=(mutant("to the smaller", "return 1.0 if x1 > x2", "return 1.0 if x1 < x2"),),
+    mutants=(mutant("to the smaller", "return typed(1, y) if x1 > x2", "return typed(1, y) if x1 < x2"),),
 )  # fmt: skip
 OPS_HERE = (add, sub, mul, div, pow, maximum)

@@ -11,18 +11,20 @@ reaches a logarithm (Bishop, Pattern Recognition and Machine Learning, 2006, 4.3
 Keeps the probabilities p (N, C) for the backward pass.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.elementary import log as ln
+from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, typed
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import SERIAL_BELOW, share_of
 from nnkernels.ops.losses import REDUCTIONS, Pair, add_up, gathered, spread, sum_into, weight
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_sum
-from nnkernels.ops.softmax import softmax_into
+from nnkernels.ops.reduce.tuned import row_sum
+from nnkernels.ops.softmax import softmax_rows
 from nnkernels.ops.validate import choice, fail_type, floats, rank
 
 # --- loops ---
@@ -108,75 +110,98 @@ def cross_entropy_backward_vectorized(
 
 
 @jit_elementwise
-def label_losses(x: Array, n: int, labels: Array, top: Array, total: Array, loss: Array) -> None:
-    for i in range(loss.size):
-        loss[i] = np.log(total[i]) - (x[i * n + labels[i]] - top[i])
+def forward_part(x: Array, n: int, labels: Array, t: Array, p: Array, loss: Array) -> None:
+    """Write probabilities and losses of the rows of n logits; either ``labels`` or ``t`` is empty."""
+    rows = loss.size
+    top, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
+    softmax_rows(x, n, False, p, top, total)
+    for i in range(rows):
+        total[i] = ln(total[i])
+    if labels.size > 0:
+        for i in range(rows):
+            loss[i] = total[i] - (x[i * n + labels[i]] - top[i])
+    else:
+        probability_losses(x, n, t, top, total, loss)
 
 
 @jit_tuned
-def probability_losses(x: Array, n: int, t: Array, top: Array, total: Array, loss: Array) -> None:
-    for i in range(loss.size):
-        row, weights = x[i * n : (i + 1) * n], t[i * n : (i + 1) * n]
-        shift = top[i]
-        log_s = np.log(total[i])
-        lost = 0.0
-        for k in range(n):
-            lost += weights[k] * (log_s - (row[k] - shift)) if weights[k] != 0 else 0.0
+def probability_losses(x: Array, n: int, t: Array, top: Array, log_total: Array, loss: Array) -> None:
+    size = np.uint64(n)
+    for i in range(np.uint64(loss.size)):
+        a, shift, log_s, lost = i * size, top[i], log_total[i], x[0] * 0
+        for k in range(a, a + size):
+            lost += t[k] * (log_s - (x[k] - shift)) if t[k] != 0 else typed(0, shift)
         loss[i] = lost
 
 
 @jit_elementwise
-def cross_entropy_backward_rows(
-    dy: Array, scale: Any, p: Array, n: int, labels: Array, t: Array, first: int, last: int, dx: Array
+def forward_serial(
+    x: Array, n: int, labels: Array, t: Array, p: Array, loss: Array, scale: Any, y: Array
 ) -> None:
-    """Write rows first to last - 1 of dx; either ``labels`` or ``t`` is empty."""
-    for i in range(first, last):
-        g = scale * (dy[i] if dy.size > 1 else dy[0])
-        row, out = p[i * n : (i + 1) * n], dx[i * n : (i + 1) * n]
-        if t.size == 0:
-            for k in range(n):
-                out[k] = g * row[k]
-            out[labels[i]] -= g
-        else:
-            weights = t[i * n : (i + 1) * n]
-            full = row_sum(weights)
-            for k in range(n):
-                out[k] = g * (row[k] * full - weights[k])
+    forward_part(x, n, labels, t, p, loss)
+    sum_into(loss, scale, y)
 
 
 @jit_parallel
-def cross_entropy_backward_parallel(
-    dy: Array, scale: Any, p: Array, n: int, labels: Array, t: Array, dx: Array
+def forward_parallel(
+    x: Array, n: int, share: int, labels: Array, t: Array, p: Array, loss: Array, scale: Any, y: Array
 ) -> None:
-    rows = dx.size // n
-    share = (CHUNK + n - 1) // n
-    for c in prange((rows + share - 1) // share):
-        last = min((c + 1) * share, rows)
-        cross_entropy_backward_rows(dy, scale, p, n, labels, t, c * share, last, dx)
+    for c in prange((loss.size + share - 1) // share):
+        first, last = c * share, (c + 1) * share
+        i, j = first * n, last * n
+        forward_part(x[i:j], n, labels[first:last], t[i:j], p[i:j], loss[first:last])
+    sum_into(loss, scale, y)
+
+
+@jit_elementwise
+def backward_part(dy: Array, scale: Any, p: Array, n: int, labels: Array, t: Array, dx: Array) -> None:
+    """Write dx of the rows; dy holds one number for all rows, or one for each."""
+    size = np.uint64(n)
+    for i in range(np.uint64(p.size // n)):
+        a, g = i * size, scale * (dy[i] if dy.size > 1 else dy[0])
+        if labels.size > 0:
+            for k in range(a, a + size):
+                dx[k] = g * p[k]
+            dx[a + np.uint64(labels[i])] -= g
+        else:
+            full = row_sum(t[a : a + size])
+            for k in range(a, a + size):
+                dx[k] = g * (p[k] * full - t[k])
+
+
+@jit_parallel
+def backward_parallel(
+    dy: Array, scale: Any, p: Array, n: int, share: int, labels: Array, t: Array, dx: Array
+) -> None:
+    for c in prange((p.size + share * n - 1) // (share * n)):
+        first, last = c * share, (c + 1) * share
+        i, j = first * n, last * n
+        g = dy[first:last] if dy.size > 1 else dy
+        backward_part(g, scale, p[i:j], n, labels[first:last], t[i:j], dx[i:j])
 
 
 def kernel_targets(targets: Array, dtype: Any) -> Pair:
     """Return (labels as int64, probabilities flat), one of them empty."""
     if targets.ndim == 1:
-        return targets.astype(np.int64, copy=False), empty((0,), dtype)
-    return empty((0,), np.int64), targets.reshape(-1)
+        return targets if targets.dtype == np.int64 else targets.astype(np.int64), NO_PROBABILITIES[dtype]
+    return NO_LABELS, targets.ravel()
+
+
+NO_LABELS = np.empty(0, np.int64)
+NO_PROBABILITIES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
 def cross_entropy_forward_tuned(logits: Array, targets: Array, reduction: str = "mean") -> Pair:
     rows, n = logits.shape
-    x, dtype = logits.reshape(-1), logits.dtype
-    p, loss = empty(logits.shape, dtype), empty((rows,), dtype)
-    top, total = softmax_into(x, (rows, n, 1), False, p.reshape(-1))
-    labels, t = kernel_targets(targets, dtype)
-    if targets.ndim == 1:
-        label_losses(x, n, labels, top, total, loss)
+    dtype = logits.dtype
+    p, loss, y = empty(logits.shape, dtype), empty((rows,), dtype), empty((), dtype)
+    scale = dtype.type(weight(reduction, rows))
+    given = *kernel_targets(targets, dtype), p.ravel(), loss, scale, y.ravel()
+    if logits.size < SERIAL_BELOW:
+        forward_serial(logits.ravel(), n, *given)
     else:
-        probability_losses(x, n, t, top, total, loss)
-    if reduction == "none":
-        return loss, p
-    y = empty((1,), dtype)
-    sum_into(loss, dtype.type(weight(reduction, rows)), y)
-    return y.reshape(()), p
+        forward_parallel(logits.ravel(), n, share_of(rows, n), *given)
+    return loss if reduction == "none" else y, p
 
 
 def cross_entropy_backward_tuned(
@@ -187,12 +212,12 @@ def cross_entropy_backward_tuned(
     p = outputs[1]
     rows, n = p.shape
     dx = empty(p.shape, p.dtype)
-    labels, t = kernel_targets(inputs[1], p.dtype)
-    given = dy.reshape(-1), p.dtype.type(weight(reduction, rows)), p.reshape(-1), n, labels, t
+    scale = p.dtype.type(weight(reduction, rows))
+    given = *kernel_targets(inputs[1], p.dtype), dx.ravel()
     if p.size < SERIAL_BELOW:
-        cross_entropy_backward_rows(*given, 0, rows, dx.reshape(-1))
+        backward_part(dy.ravel(), scale, p.ravel(), n, *given)
     else:
-        cross_entropy_backward_parallel(*given, dx.reshape(-1))
+        backward_parallel(dy.ravel(), scale, p.ravel(), n, share_of(rows, n), *given)
     return dx, None
 
 
@@ -201,11 +226,19 @@ def cross_entropy_backward_tuned(
 NAME = "softmax_cross_entropy"
 
 
+@jit_elementwise
+def all_within(labels: Array, classes: int) -> bool:
+    """Whether all labels are from 0 to classes - 1; a few microseconds less than NumPy's min and max."""
+    within = True
+    for i in range(labels.size):
+        within &= (labels[i] >= 0) & (labels[i] < classes)
+    return within
+
+
 def check_labels(labels: Array, classes: int) -> None:
     """Demand labels from 0 to classes - 1."""
-    if labels.dtype == np.int64:
-        # Read as unsigned, a negative label is huge: one maximum covers both ends.
-        if labels.view(np.uint64).max(initial=0) < classes:
+    if labels.dtype == np.int64 and type(labels) is np.ndarray and labels.flags.carray:
+        if all_within(labels, classes):
             return
     elif labels.min(initial=0) >= 0 and labels.max(initial=0) < classes:
         return
@@ -216,25 +249,28 @@ def check_labels(labels: Array, classes: int) -> None:
     )
 
 
+def wanted_targets(logits: Array) -> str:
+    return f"integer labels (N,) or {logits.dtype} probabilities (N, C)"
+
+
 def check(logits: Array, targets: Array, reduction: Any = "mean") -> None:
     floats(NAME, logits=logits)
     rank(NAME, "logits", logits, 2, "(N, C)")
     rows, classes = logits.shape
     if not isinstance(targets, np.ndarray):
         fail_type(NAME, "targets", targets, "a NumPy array or a Tensor")
-    wanted = f"integer labels (N,) or {logits.dtype} probabilities (N, C)"
     if targets.dtype.kind in "iu":
         if targets.shape != (rows,):
             integers = "integer targets are labels and must have"
             raise ValueError(f"{NAME}: {integers} shape ({rows},) to go with logits {logits.shape}, "
                              f"got {targets.shape}")  # fmt: skip
     elif targets.dtype.kind != "f" or (targets.ndim == 1 and logits.ndim == 2):
-        fail_type(NAME, "targets", targets, wanted)
+        fail_type(NAME, "targets", targets, wanted_targets(logits))
     else:
         floats(NAME, logits=logits, targets=targets)
         if targets.shape != logits.shape:
-            raise ValueError(f"{NAME}: targets must be {wanted} to go with logits {logits.shape}, "
-                             f"got shape {targets.shape}")  # fmt: skip
+            raise ValueError(f"{NAME}: targets must be {wanted_targets(logits)} to go with logits "
+                             f"{logits.shape}, got shape {targets.shape}")  # fmt: skip
     choice(NAME, "reduction", reduction, REDUCTIONS)
     if classes == 0:
         raise ValueError(f"{NAME}: logits must have at least one class, got shape {logits.shape}")
@@ -242,9 +278,12 @@ def check(logits: Array, targets: Array, reduction: Any = "mean") -> None:
         raise ValueError(
             f"{NAME}: the mean over an empty batch is undefined, got logits of shape {logits.shape}"
         )
+
+
+def check_values(logits: Array, targets: Array, reduction: Any = "mean") -> None:
     if targets.ndim == 1:
-        check_labels(targets, classes)
-    elif not np.isfinite(targets.sum()):
+        check_labels(targets, logits.shape[1])
+    elif not math.isfinite(targets.sum()):
         bad = np.argwhere(~np.isfinite(targets))
         if len(bad):  # finite numbers may have an infinite sum
             where = tuple(bad[0].tolist())
@@ -318,6 +357,7 @@ softmax_cross_entropy = Op(
     vectorized=Body(cross_entropy_forward_vectorized, cross_entropy_backward_vectorized),
     tuned=Body(cross_entropy_forward_tuned, cross_entropy_backward_tuned),
     check=check,
+    check_values=check_values,
     samples=samples,
     bad_inputs=bad_inputs,
     bench_samples=bench_samples,
@@ -328,11 +368,13 @@ softmax_cross_entropy = Op(
         mutant("targets' sum forgotten", "(p[i, k] * weight_of_row - t[i, k])", "(p[i, k] - t[i, k])"),
         mutant("maximum not subtracted", "(x[i, k] - m - np.log(s))", "(x[i, k] - np.log(s))"),
         mutant("mean not divided by N", "add_up(loss) * weight(reduction, loss.size)", "add_up(loss)"),
-        mutant("label not subtracted", "out[labels[i]] -= g", "out[labels[i]] -= 0", "tuned"),
+        mutant("label not subtracted", "dx[a + np.uint64(labels[i])] -= g", "pass", "tuned"),
         mutant("label of the row before", "x[i * n + labels[i]]", "x[i * n + labels[i - 1]]", "tuned"),
         mutant("row's cotangent forgotten", "dy[i] if dy.size > 1 else dy[0]", "dy[0]", "tuned"),
-        mutant("last row of a part", "last = min((c + 1) * share, rows)",
-               "last = min((c + 1) * share - 1, rows)", "tuned"),
+        mutant("labels of the first part for all", "t[i:j], p[i:j], loss[first:last])",
+               "t[i:j], p[i:j], loss[: last - first])", "tuned"),
+        mutant("targets' sum forgotten, tuned", "g * (p[k] * full - t[k])", "g * (p[k] - t[k])", "tuned"),
+        mutant("maximum forgotten", "(x[i * n + labels[i]] - top[i])", "x[i * n + labels[i]]", "tuned"),
     ),
 )  # fmt: skip
 OPS_HERE = (softmax_cross_entropy,)

@@ -9,6 +9,7 @@ With activation="relu", y is max(y, 0), in the same pass over memory.
 The layout is PyTorch's: a weight row per output, so that x and w meet row against row.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
 from nnkernels.ops.activation import check_activation, through_relu
-from nnkernels.ops.matmul.gemm import gemm
+from nnkernels.ops.matmul.gemm import describe, gemm
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, rank
 
@@ -215,6 +216,22 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 784), (128, 784), (128,))
 
 
+def flops(x: Array, w: Array, b: Array | None = None, *, activation: str | None = None) -> int:
+    each = 2 * w.shape[1] + (b is not None) + (activation is not None)
+    return int(each * (x.size // x.shape[-1]) * len(w))
+
+
+def explain(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, *, activation: str | None = None
+) -> dict[str, str]:
+    N, (O, I) = math.prod(x[:-1]), w  # noqa: E741
+    return {
+        "forward": describe(N, O, I, transposed_b=True),
+        "dx": describe(N, I, O),
+        "dw": describe(O, I, N, transposed_a=True),
+    }
+
+
 def jvp(
     tangents: tuple[Array | None, ...],
     outputs: tuple[Array],
@@ -242,14 +259,15 @@ linear = Op(
     samples=samples,
     bad_inputs=bad_inputs,
     bench_samples=bench_samples,
-    flops=lambda x, w, b=None, *, activation=None: (2 * w.shape[1] + (b is not None)) * (x.size // x.shape[-1]) * len(w),
+    flops=flops,
     jvp=jvp,
     tolerance=256,
+    explain=explain,
     mutants=(
         Mutant("missing +=", "loops", "linear.py", "dw[o, i] += dy", "dw[o, i] = dy"),
         Mutant("bias forgotten", "loops", "linear.py", "s = b[o]", "s = 0 * b[o]"),
         Mutant("db of the last row only", "tuned", "linear.py",
-               "db[o] += dy[n, o]\n\n\ndef", "db[o] = dy[n, o]\n\n\ndef"),
+               "db[o] += dy[n, o]\n\n\n@jit", "db[o] = dy[n, o]\n\n\n@jit"),
         Mutant("w not transposed for dx", "tuned", "linear.py",
                "gemm(drows, w, as_rows(dx))", "gemm(drows, w.T.copy().reshape(w.shape), as_rows(dx))"),
         Mutant("slope of relu forgotten", "tuned", "linear.py",

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.exponential import exp
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
+from nnkernels.machine.elementary import exp
+from nnkernels.machine.jit import inline, inline_elementwise, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_sum
+from nnkernels.ops.reduce.tuned import row_sum
 from nnkernels.ops.unary import sigmoid_f, sigmoid_numpy, sigmoid_tuned
 from nnkernels.ops.validate import choice, fail_type, floats
 
@@ -122,12 +122,12 @@ def make_vectorized(f: Scalar, df: Scalar) -> Body:
 def make_tuned(f: Scalar, df: Scalar) -> Body:
     """Return the body in chunks of one L1 cache. Each chunk's l_i are added up while they are still there."""
 
-    @jit_elementwise
+    @inline_elementwise
     def forward_chunk(x: Array, y: Array, terms: Array) -> None:
         for i in range(x.size):
             terms[i] = f(x[i], y[i])
 
-    @jit_elementwise
+    @inline_elementwise
     def backward_chunk(dy: Array, scale: Any, x: Array, y: Array, dx: Array) -> None:
         # dy holds one number for all elements, or one for each.
         if dy.size == x.size:
@@ -151,11 +151,13 @@ def make_tuned(f: Scalar, df: Scalar) -> Body:
             i, j = c * CHUNK, (c + 1) * CHUNK
             backward_chunk(dy[i:j] if dy.size > 1 else dy, scale, x[i:j], y[i:j], dx[i:j])
 
+    forward_serial, backward_serial = jit_elementwise(forward_chunk), jit_elementwise(backward_chunk)
+
     def forward(x: Array, y: Array, reduction: str = "mean", half: bool = False) -> tuple[Array]:
         terms = partial = empty(x.shape, x.dtype)
         flat = x.reshape(-1), y.reshape(-1), terms.reshape(-1)
         if x.size < SERIAL_BELOW:
-            forward_chunk(*flat)
+            forward_serial(*flat)
         else:
             partial = empty((-(-x.size // CHUNK),), x.dtype)
             forward_parallel(*flat, partial)
@@ -171,7 +173,7 @@ def make_tuned(f: Scalar, df: Scalar) -> Body:
     ) -> tuple[Array | None, Array | None]:  # fmt: skip
         x, y = inputs
         scale = weight(reduction, x.size, half)
-        kernel = backward_chunk if x.size < SERIAL_BELOW else backward_parallel
+        kernel = backward_serial if x.size < SERIAL_BELOW else backward_parallel
         grads: list[Array | None] = [None, None]
         for i, sign in enumerate((1, -1)):
             if needs[i]:

@@ -13,7 +13,9 @@ from nnkernels.machine import jit
 from nnkernels.ops.op import Op
 
 PACKAGE = "nnkernels.ops"
-DECORATORS = ("inline", "jit", "jit_elementwise", "jit_tuned", "jit_parallel")
+DECORATORS = (
+    "inline", "inline_always", "inline_elementwise", "jit", "jit_elementwise", "jit_tuned", "jit_parallel"
+)  # fmt: skip
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, zeros
-from nnkernels.ops.binary import source_index
+from nnkernels.ops.folding import source_index
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import axis_index, fail_type, floats
 

@@ -11,23 +11,31 @@ nothing in exact arithmetic and keeps every power of e at or below 1 (Goodfellow
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.exponential import exp
-from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.elementary import exp
+from nnkernels.machine.elementary import log as ln
+from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, typed
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.reduce import row_max, row_sum
+from nnkernels.ops.reduce.tuned import row_sums
+from nnkernels.ops.reduce.tuned_max import row_maxima
 from nnkernels.ops.validate import axis_index, floats
 
 
 def split(x: Array, dim: int) -> tuple[int, int, int]:
     """Return (outer, n, inner): the sizes before, of and after axis ``dim``."""
-    axis = dim % x.ndim
-    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    return split_shape(x.shape, dim)
+
+
+@lru_cache(maxsize=1024)
+def split_shape(shape: tuple[int, ...], dim: int) -> tuple[int, int, int]:
+    axis = dim % len(shape)
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 # --- loops ---
@@ -118,159 +126,217 @@ def log_softmax_backward_vectorized(
     return (dy - np.exp(y) * dy.sum(axis=dim, keepdims=True) if needs[0] else None,)
 
 
-# --- tuned: several rows at once, one pass over an L1 cache of elements for each step of the formula ---
-
-
-@jit_tuned
-def row_dot(x: Array, y: Array) -> Any:
-    total = x[0] * y[0]
-    for i in range(1, x.size):
-        total += x[i] * y[i]
-    return total
+# --- tuned: rows (inner = 1) and columns (inner > 1) want different loops, each on an L1 cache at a time ---
 
 
 @jit_elementwise
 def softmax_rows(x: Array, n: int, log: bool, y: Array, top: Array, total: Array) -> None:
-    """Write (log_)softmax of the rows of n elements; keep each row's maximum and its sum of powers."""
-    for r in range(top.size):
-        row, out = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
-        m = row_max(row)
-        top[r] = m
-        for k in range(n):
-            out[k] = row[k] - m
-    # One loop over all rows: rows of 10 classes would leave most of a vector register unused.
-    for i in range(y.size):
-        y[i] = exp(y[i])
-    for r in range(top.size):
-        row, out = x[r * n : (r + 1) * n], y[r * n : (r + 1) * n]
-        s = row_sum(out)
-        total[r] = s
+    """Write (log_)softmax of the rows of n elements.
+
+    Keeps each row's maximum and its sum of powers (the logarithm of that for log_softmax).
+    """
+    size = np.uint64(n)
+    row_maxima(x, n, top)
+    if n >= 64:
+        for r in range(np.uint64(top.size)):
+            a, m = r * size, top[r]
+            for k in range(a, a + size):
+                y[k] = exp(x[k] - m)
+    else:
+        # Rows of 10 classes would leave most of a register unused: the powers of all rows in one loop.
+        for r in range(np.uint64(top.size)):
+            a, m = r * size, top[r]
+            for k in range(a, a + size):
+                y[k] = x[k] - m
+        for i in range(y.size):
+            y[i] = exp(y[i])
+    row_sums(y, n, typed(1, x[0]), total)
+    if log:
+        for i in range(total.size):
+            total[i] = ln(total[i])
+    for r in range(np.uint64(top.size)):
+        a, m, s = r * size, top[r], total[r]
         if log:
-            m, shift = top[r], np.log(s)
-            for k in range(n):
-                out[k] = (row[k] - m) - shift  # in this order: m and ln s may differ by powers of ten
+            for k in range(a, a + size):
+                y[k] = (x[k] - m) - s  # in this order: m and ln s may differ by powers of ten
         else:
-            for k in range(n):
-                out[k] /= s
-
-
-@jit_parallel
-def softmax_rows_parallel(
-    x: Array, n: int, share: int, log: bool, y: Array, top: Array, total: Array
-) -> None:
-    for c in prange((top.size + share - 1) // share):
-        i, j = c * share, min((c + 1) * share, top.size)
-        softmax_rows(x[i * n : j * n], n, log, y[i * n : j * n], top[i:j], total[i:j])
+            scale = typed(1, s) / s
+            for k in range(a, a + size):
+                y[k] *= scale
 
 
 @jit_elementwise
-def softmax_columns(
-    x: Array, n: int, inner: int, share: int, first: int, last: int, log: bool,
-    y: Array, top: Array, total: Array,
-) -> None:  # fmt: skip
-    """Do parts first to last - 1: ``share`` columns each, of one outer index; rows lie ``inner`` apart."""
-    parts = (inner + share - 1) // share
+def forward_rows(x: Array, n: int, log: bool, y: Array) -> None:
+    rows = x.size // n
+    softmax_rows(x, n, log, y, np.empty(rows, x.dtype), np.empty(rows, x.dtype))
+
+
+@jit_parallel
+def forward_rows_parallel(x: Array, n: int, share: int, log: bool, y: Array) -> None:
+    for c in prange((x.size + share * n - 1) // (share * n)):
+        i, j = c * share * n, (c + 1) * share * n
+        forward_rows(x[i:j], n, log, y[i:j])
+
+
+@jit_elementwise
+def forward_columns(
+    x: Array, n: int, inner: int, width: int, first: int, last: int, log: bool, y: Array
+) -> None:
+    """Do parts first to last - 1: ``width`` columns each, of one outer index; rows lie ``inner`` apart."""
+    parts = (inner + width - 1) // width
+    top, total = np.empty(width, x.dtype), np.empty(width, x.dtype)
     for c in range(first, last):
-        column = c % parts * share
-        width = min(share, inner - column)
-        start, at = c // parts * n * inner + column, c // parts * inner + column
-        m, s = top[at : at + width], total[at : at + width]
-        for j in range(width):
+        column = c % parts * width
+        start = c // parts * n * inner + column
+        m, s = top[: inner - column], total[: inner - column]
+        for j in range(m.size):
             m[j], s[j] = x[start + j], 0
         for k in range(1, n):
-            row = x[start + k * inner : start + k * inner + width]
-            for j in range(width):
+            row = x[start + k * inner : start + k * inner + m.size]
+            for j in range(m.size):
                 m[j] = row[j] if row[j] > m[j] else m[j]
         for k in range(n):
-            row = x[start + k * inner : start + k * inner + width]
-            out = y[start + k * inner : start + k * inner + width]
-            for j in range(width):
-                out[j] = exp(row[j] - m[j])
-                s[j] += out[j]
-        for j in range(width):
-            s[j] = np.log(s[j]) if log else s[j]
+            row = x[start + k * inner : start + k * inner + m.size]
+            out = y[start + k * inner : start + k * inner + m.size]
+            if log:
+                for j in range(m.size):
+                    s[j] += exp(row[j] - m[j])
+            else:
+                for j in range(m.size):
+                    out[j] = exp(row[j] - m[j])
+                    s[j] += out[j]
+        for j in range(m.size):
+            s[j] = ln(s[j]) if log else typed(1, s[j]) / s[j]
         for k in range(n):
-            row = x[start + k * inner : start + k * inner + width]
-            out = y[start + k * inner : start + k * inner + width]
-            for j in range(width):
-                out[j] = (row[j] - m[j]) - s[j] if log else out[j] / s[j]
+            row = x[start + k * inner : start + k * inner + m.size]
+            out = y[start + k * inner : start + k * inner + m.size]
+            if log:
+                for j in range(m.size):
+                    out[j] = (row[j] - m[j]) - s[j]
+            else:
+                for j in range(m.size):
+                    out[j] *= s[j]
 
 
 @jit_parallel
-def softmax_columns_parallel(
-    x: Array, n: int, inner: int, share: int, parts: int, log: bool, y: Array, top: Array, total: Array
+def forward_columns_parallel(
+    x: Array, n: int, inner: int, width: int, parts: int, log: bool, y: Array
 ) -> None:
     for c in prange(parts):
-        softmax_columns(x, n, inner, share, c, c + 1, log, y, top, total)
+        forward_columns(x, n, inner, width, c, c + 1, log, y)
 
 
-def softmax_into(x: Array, sizes: tuple[int, int, int], log: bool, y: Array) -> tuple[Array, Array]:
-    """Write (log_)softmax of flat x to flat y; return maxima and, where inner is 1, sums of powers."""
-    outer, n, inner = sizes
-    top, total = empty((outer * inner,), x.dtype), empty((outer * inner,), x.dtype)
-    if x.size == 0:
-        return top, total
-    if inner == 1:
-        if x.size < SERIAL_BELOW:
-            softmax_rows(x, n, log, y, top, total)
-        else:
-            softmax_rows_parallel(x, n, -(-CHUNK // n), log, y, top, total)
-        return top, total
-    # At least 64 columns: four vector registers, and whole cache lines of x.
-    share = min(inner, max(64, CHUNK // n))
-    parts = outer * -(-inner // share)
-    if x.size < SERIAL_BELOW:
-        softmax_columns(x, n, inner, share, 0, parts, log, y, top, total)
-    else:
-        softmax_columns_parallel(x, n, inner, share, parts, log, y, top, total)
-    return top, total
+@jit_tuned
+def row_dots(x: Array, y: Array, n: int, dots: Array) -> None:
+    """Write the sum of x_k y_k over each row of n: four rows at a time, as in row_sums."""
+    size, one = np.uint64(n), np.uint64(1)
+    r = np.uint64(0)
+    while r + np.uint64(4) <= np.uint64(dots.size):
+        a = r * size
+        b, c, d = a + size, a + size + size, a + size + size + size
+        s, t, u, v = x[a] * y[a], x[b] * y[b], x[c] * y[c], x[d] * y[d]
+        for k in range(one, size):
+            s += x[a + k] * y[a + k]
+            t += x[b + k] * y[b + k]
+            u += x[c + k] * y[c + k]
+            v += x[d + k] * y[d + k]
+        dots[r], dots[r + one] = s, t
+        dots[r + np.uint64(2)], dots[r + np.uint64(3)] = u, v
+        r += np.uint64(4)
+    for i in range(r, np.uint64(dots.size)):
+        a = i * size
+        s = x[a] * y[a]
+        for k in range(a + one, a + size):
+            s += x[k] * y[k]
+        dots[i] = s
 
 
 @jit_elementwise
-def backward_part(
-    dy: Array, y: Array, n: int, inner: int, log: bool, first: int, work: Array, dx: Array
-) -> None:
-    """Write dx for the outer indices first, first + 1, ...: as many as ``work``, (.., inner), has rows."""
-    size = n * inner
-    for r in range(work.size // inner):
-        at = (first + r) * size
-        g, p, out = dy[at : at + size], y[at : at + size], dx[at : at + size]
-        if inner == 1:
-            t = row_sum(g) if log else row_dot(g, p)
-            for k in range(n):
-                out[k] = g[k] - exp(p[k]) * t if log else p[k] * (g[k] - t)
+def backward_rows(dy: Array, y: Array, n: int, log: bool, dx: Array) -> None:
+    size = np.uint64(n)
+    sums = np.empty(y.size // n, y.dtype)
+    if log:
+        row_sums(dy, n, typed(1, dy[0]), sums)
+        for i in range(y.size):
+            dx[i] = exp(y[i])
+    else:
+        row_dots(dy, y, n, sums)
+    for r in range(np.uint64(sums.size)):
+        a, t = r * size, sums[r]
+        if log:
+            for k in range(a, a + size):
+                dx[k] = dy[k] - dx[k] * t
         else:
-            sums = work[r * inner : (r + 1) * inner]
-            for j in range(inner):
-                sums[j] = 0
-            for k in range(n):
-                gk, pk = g[k * inner : (k + 1) * inner], p[k * inner : (k + 1) * inner]
-                for j in range(inner):
-                    sums[j] += gk[j] if log else gk[j] * pk[j]
-            for k in range(n):
-                gk, pk = g[k * inner : (k + 1) * inner], p[k * inner : (k + 1) * inner]
-                row = out[k * inner : (k + 1) * inner]
-                for j in range(inner):
-                    row[j] = gk[j] - exp(pk[j]) * sums[j] if log else pk[j] * (gk[j] - sums[j])
+            for k in range(a, a + size):
+                dx[k] = y[k] * (dy[k] - t)
 
 
 @jit_parallel
-def backward_parallel(
-    dy: Array, y: Array, n: int, inner: int, share: int, log: bool, work: Array, dx: Array
+def backward_rows_parallel(dy: Array, y: Array, n: int, share: int, log: bool, dx: Array) -> None:
+    for c in prange((y.size + share * n - 1) // (share * n)):
+        i, j = c * share * n, (c + 1) * share * n
+        backward_rows(dy[i:j], y[i:j], n, log, dx[i:j])
+
+
+@jit_elementwise
+def backward_columns(
+    dy: Array, y: Array, n: int, inner: int, width: int, first: int, last: int, log: bool, dx: Array
 ) -> None:
-    outer = work.size // inner
-    for c in prange((outer + share - 1) // share):
-        part = work[c * share * inner : (c + 1) * share * inner]
-        backward_part(dy, y, n, inner, log, c * share, part, dx)
+    """Do the parts that forward_columns does."""
+    parts = (inner + width - 1) // width
+    sums = np.empty(width, y.dtype)
+    for c in range(first, last):
+        column = c % parts * width
+        start = c // parts * n * inner + column
+        t = sums[: inner - column]
+        for j in range(t.size):
+            t[j] = 0
+        for k in range(n):
+            low = start + k * inner
+            g, p = dy[low : low + t.size], y[low : low + t.size]
+            for j in range(t.size):
+                t[j] += g[j] if log else g[j] * p[j]
+        for k in range(n):
+            low = start + k * inner
+            g, p, out = dy[low : low + t.size], y[low : low + t.size], dx[low : low + t.size]
+            for j in range(t.size):
+                out[j] = g[j] - exp(p[j]) * t[j] if log else p[j] * (g[j] - t[j])
+
+
+@jit_parallel
+def backward_columns_parallel(
+    dy: Array, y: Array, n: int, inner: int, width: int, parts: int, log: bool, dx: Array
+) -> None:
+    for c in prange(parts):
+        backward_columns(dy, y, n, inner, width, c, c + 1, log, dx)
+
+
+def columns_of(outer: int, n: int, inner: int) -> tuple[int, int]:
+    """Return how many columns one part has, and the number of parts."""
+    # At least 64 columns: four vector registers, and whole cache lines of x.
+    width = min(inner, max(64, CHUNK // n))
+    return width, outer * -(-inner // width)
 
 
 def make_tuned(log: bool) -> Body:
-    """Return the body for rows (inner = 1) and columns (inner > 1), which want different loops."""
+    """Return the body. Bound: memory and, forward, one power of e for each element."""
 
     def forward(x: Array, dim: int = -1) -> tuple[Array]:
         y = empty(x.shape, x.dtype)
-        if y.size > 0:
-            softmax_into(x.reshape(-1), split(x, dim), log, y.reshape(-1))
+        if y.size == 0:
+            return (y,)
+        outer, n, inner = split(x, dim)
+        if inner == 1:
+            if x.size < SERIAL_BELOW:
+                forward_rows(x.ravel(), n, log, y.ravel())
+            else:
+                forward_rows_parallel(x.ravel(), n, share_of(outer, n), log, y.ravel())
+            return (y,)
+        width, parts = columns_of(outer, n, inner)
+        if x.size < SERIAL_BELOW:
+            forward_columns(x.ravel(), n, inner, width, 0, parts, log, y.ravel())
+        else:
+            forward_columns_parallel(x.ravel(), n, inner, width, parts, log, y.ravel())
         return (y,)
 
     def backward(
@@ -283,13 +349,18 @@ def make_tuned(log: bool) -> Body:
         if y.size == 0:
             return (dx,)
         outer, n, inner = split(y, dim)
-        work = empty((outer * inner,), y.dtype)
-        flat = dy.reshape(-1), y.reshape(-1)
+        flat = dy.ravel(), y.ravel()
+        if inner == 1:
+            if y.size < SERIAL_BELOW:
+                backward_rows(*flat, n, log, dx.ravel())
+            else:
+                backward_rows_parallel(*flat, n, share_of(outer, n), log, dx.ravel())
+            return (dx,)
+        width, parts = columns_of(outer, n, inner)
         if y.size < SERIAL_BELOW:
-            backward_part(*flat, n, inner, log, 0, work, dx.reshape(-1))
+            backward_columns(*flat, n, inner, width, 0, parts, log, dx.ravel())
         else:
-            share = -(-CHUNK // (n * inner))
-            backward_parallel(*flat, n, inner, share, log, work, dx.reshape(-1))
+            backward_columns_parallel(*flat, n, inner, width, parts, log, dx.ravel())
         return (dx,)
 
     return Body(forward, backward)
@@ -313,7 +384,8 @@ def make_op(name: str, log: bool, vectorized: Body, mutants: tuple[tuple[str, st
 
     def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
         cases: tuple[tuple[tuple[int, ...], int], ...] = (
-            ((1,), 0), ((7,), -1), ((3, 10), -1), ((2, 19), 1), ((5, 3), 0), ((2, 3, 4), 1),
+            ((1,), 0), ((7,), -1), ((5, 10), -1), ((2, 19), 1), ((3, 70), 1), ((5, 3), 0),
+            ((2, 70), 0), ((2, 3, 4), 1),
             ((2, 3, 4, 5), -3), ((2, 0), 1), ((0, 3), 1), ((3, 0, 2), 0),
         )  # fmt: skip
         for shape, dim in cases:
@@ -361,10 +433,14 @@ softmax = make_op(
         ("Jacobian's diagonal alone", "dx[o, k, i] = y[o, k, i] * (dy[o, k, i] - t)",
          "dx[o, k, i] = y[o, k, i] * dy[o, k, i]", "loops"),
         ("maximum not subtracted", "s += np.exp(x[o, k, i] - m)", "s += np.exp(x[o, k, i])", "loops"),
-        ("row missing in the last part", "i, j = c * share, min((c + 1) * share, top.size)",
-         "i, j = c * share, min((c + 1) * share, top.size) - 1", "tuned"),
+        ("row missing in every part", "(c + 1) * share * n\n        forward_rows",
+         "(c + 1) * share * n - n\n        forward_rows", "tuned"),
+        ("powers not summed", "row_sums(y, n, typed(1, x[0]), total)",
+         "row_sums(x, n, typed(1, x[0]), total)", "tuned"),
+        ("maximum not subtracted, tuned", "y[k] = exp(x[k] - m)", "y[k] = exp(x[k])", "tuned"),
+        ("fourth row's dot product", "v += x[d + k] * y[d + k]", "v += x[d + k] * y[c + k]", "tuned"),
         ("column sum: missing +=", "s[j] += out[j]", "s[j] = out[j]", "tuned"),
-        ("sums not cleared", "sums[j] = 0\n", "pass\n", "tuned"),
+        ("y forgotten in a column's sum", "t[j] += g[j] if log else g[j] * p[j]", "t[j] += g[j]", "tuned"),
     ),
 )  # fmt: skip
 log_softmax = make_op(
@@ -375,8 +451,9 @@ log_softmax = make_op(
         ("power forgotten backward", "dy[o, k, i] - np.exp(y[o, k, i]) * t", "dy[o, k, i] - y[o, k, i] * t",
          "loops"),
         ("logarithm forgotten", "x[o, k, i] - m - np.log(s)", "x[o, k, i] - m - s", "loops"),
-        ("maximum not subtracted", "out[k] = (row[k] - m) - shift", "out[k] = row[k] - shift", "tuned"),
-        ("column's logarithm forgotten", "np.log(s[j]) if log", "s[j] if log", "tuned"),
+        ("maximum not subtracted", "y[k] = (x[k] - m) - s", "y[k] = x[k] - s", "tuned"),
+        ("power forgotten, tuned", "dx[i] = exp(y[i])", "dx[i] = y[i]", "tuned"),
+        ("column's logarithm forgotten", "ln(s[j]) if log", "s[j] if log", "tuned"),
     ),
 )  # fmt: skip
 OPS_HERE = (softmax, log_softmax)

@@ -28,6 +28,9 @@ from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, given, number
 
+# In a training step the other threads sleep by the time of the update: waking them takes longer than 20 us.
+ADAM_SERIAL_BELOW = 1 << 17
+
 Betas = tuple[float, float]
 Coefficients = tuple[Any, ...]  # scalars of the parameter's dtype: a float64 would widen the arithmetic
 
@@ -239,7 +242,7 @@ def momentum_tuned(
 
 
 def adam_tuned(param: Array, grad: Array, m: Array, v: Array, coefficients: Coefficients) -> None:
-    kernel = adam_chunk if param.size < SERIAL_BELOW else adam_parallel
+    kernel = adam_chunk if param.size < ADAM_SERIAL_BELOW else adam_parallel
     kernel(param, grad, m, v, coefficients)
 
 

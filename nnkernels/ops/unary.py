@@ -4,7 +4,8 @@
     relu  max(x, 0)  leaky_relu  x or a x    sigmoid  1 / (1 + e^-x)   tanh  (e^2x - 1) / (e^2x + 1)
 
 The loops stand here once, for all of them. What differs is the pair f(x, a) and df(x, y, a) = f'(x), given
-y = f(x) and the op's one attribute a (0 where there is none). Any shape, float32 or float64.
+y = f(x) and the op's one attribute a (0 where there is none). Any shape, float32 or float64. `tuned` takes
+its exp, log, tanh, sin and cos from ``machine/elementary.py``, which says how far each may be off.
 """
 
 import math
@@ -13,14 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine import exponential
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, typed
+from nnkernels.machine import elementary
+from nnkernels.machine.jit import (
+    inline,
+    inline_elementwise,
+    jit,
+    jit_elementwise,
+    jit_parallel,
+    prange,
+    typed,
+)
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, number
 
 Scalar = Callable[..., Any]
+Far = tuple[float, Scalar, Scalar]
 
 # --- the loops, once ---
 
@@ -41,68 +51,91 @@ def make_loops(f: Scalar, df: Scalar, default: float) -> Body:
     return make_body(forward_kernel, backward_kernel, default)
 
 
-def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int) -> Body:
-    """Return the body that cuts the array into chunks, one L1 cache each, and shares them among threads.
+def make_tuned(f: Scalar, df: Scalar, default: float, serial_below: int, far: Far | None = None) -> Body:
+    """Return the body that cuts the array into chunks and shares them among threads.
 
     Bound: memory traffic; forward reads and writes every element once, backward reads up to three arrays.
+    ``far`` = (limit, f, df) gives the pair for |x| > limit, where f and df do not hold: such elements are
+    rare, and a test among the others would keep their loop from being vectorised.
     """
+    limit, far_f, far_df = far or (math.inf, f, df)
 
-    @jit_elementwise
+    @inline_elementwise
     def forward_chunk(x: Array, a: float, y: Array) -> None:
+        beyond = False
         for i in range(x.size):
             y[i] = f(x[i], a)
+            beyond |= abs(x[i]) > limit
+        if beyond:
+            for i in range(x.size):
+                if abs(x[i]) > limit:
+                    y[i] = far_f(x[i], a)
 
-    @jit_elementwise
+    @inline_elementwise
     def backward_chunk(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
+        beyond = False
         for i in range(x.size):
             dx[i] = dy[i] * df(x[i], y[i], a)
+            beyond |= abs(x[i]) > limit
+        if beyond:
+            for i in range(x.size):
+                if abs(x[i]) > limit:
+                    dx[i] = dy[i] * far_df(x[i], y[i], a)
 
     @jit_parallel
-    def forward_parallel(x: Array, a: float, y: Array) -> None:
-        for c in prange((x.size + CHUNK - 1) // CHUNK):
-            i, j = c * CHUNK, (c + 1) * CHUNK
+    def forward_parallel(x: Array, a: float, share: int, y: Array) -> None:
+        for c in prange((x.size + share - 1) // share):
+            i, j = c * share, (c + 1) * share
             forward_chunk(x[i:j], a, y[i:j])
 
     @jit_parallel
-    def backward_parallel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
-        for c in prange((x.size + CHUNK - 1) // CHUNK):
-            i, j = c * CHUNK, (c + 1) * CHUNK
+    def backward_parallel(dy: Array, x: Array, y: Array, a: float, share: int, dx: Array) -> None:
+        for c in prange((x.size + share - 1) // share):
+            i, j = c * share, (c + 1) * share
             backward_chunk(dy[i:j], x[i:j], y[i:j], a, dx[i:j])
 
+    forward_serial, backward_serial = jit_elementwise(forward_chunk), jit_elementwise(backward_chunk)
+
     def forward_kernel(x: Array, a: float, y: Array) -> None:
-        kernel = forward_chunk if x.size < serial_below else forward_parallel
-        kernel(x, a, y)
+        if x.size < serial_below:
+            forward_serial(x, a, y)
+        else:
+            forward_parallel(x, a, share_of(x.size), y)
 
     def backward_kernel(dy: Array, x: Array, y: Array, a: float, dx: Array) -> None:
-        kernel = backward_chunk if x.size < serial_below else backward_parallel
-        kernel(dy, x, y, a, dx)
+        if x.size < serial_below:
+            backward_serial(dy, x, y, a, dx)
+        else:
+            backward_parallel(dy, x, y, a, share_of(x.size), dx)
 
     return make_body(forward_kernel, backward_kernel, default)
 
 
 def make_vectorized(f: Scalar, df: Scalar, default: float) -> Body:
     """Return the body of NumPy expressions over whole arrays."""
+    a_of = attribute_reader(default)
 
     def forward(x: Array, **attribute: float) -> tuple[Array]:
         with np.errstate(all="ignore"):
-            return (np.asarray(f(x, attribute_of(x, attribute, default))),)
+            return (np.asarray(f(x, a_of(x, attribute))),)
 
     def backward(
         dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool], **attribute: float
     ) -> tuple[Array | None]:
         (x,), (y,) = inputs, outputs
         with np.errstate(all="ignore"):
-            return (np.asarray(dy * df(x, y, attribute_of(x, attribute, default))) if needs[0] else None,)
+            return (np.asarray(dy * df(x, y, a_of(x, attribute))) if needs[0] else None,)
 
     return Body(forward, backward)
 
 
 def make_body(forward_kernel: Scalar, backward_kernel: Scalar, default: float) -> Body:
     """Wrap kernels over flat arrays: allocate the result and pass the attribute."""
+    a_of = attribute_reader(default)
 
     def forward(x: Array, **attribute: float) -> tuple[Array]:
         y = empty(x.shape, x.dtype)
-        forward_kernel(x.reshape(-1), attribute_of(x, attribute, default), y.reshape(-1))
+        forward_kernel(x.ravel(), a_of(x, attribute), y.ravel())
         return (y,)
 
     def backward(
@@ -112,18 +145,22 @@ def make_body(forward_kernel: Scalar, backward_kernel: Scalar, default: float) -
             return (None,)
         (x,), (y,) = inputs, outputs
         dx = empty(x.shape, x.dtype)
-        a = attribute_of(x, attribute, default)
-        backward_kernel(dy.reshape(-1), x.reshape(-1), y.reshape(-1), a, dx.reshape(-1))
+        backward_kernel(dy.ravel(), x.ravel(), y.ravel(), a_of(x, attribute), dx.ravel())
         return (dx,)
 
     return Body(forward, backward)
 
 
-def attribute_of(x: Array, attribute: dict[str, float], default: float) -> Any:
-    """Return the op's one attribute, or its default, in x's dtype: a float64 would widen the arithmetic."""
-    for value in attribute.values():
-        return x.dtype.type(value)
-    return x.dtype.type(default)
+def attribute_reader(default: float) -> Callable[[Array, dict[str, float]], Any]:
+    """Return what reads an op's one attribute in x's dtype, as a float64 would widen the arithmetic."""
+    defaults = {4: np.float32(default), 8: np.float64(default)}
+
+    def read(x: Array, attribute: dict[str, float]) -> Any:
+        for value in attribute.values():
+            return x.dtype.type(value)
+        return defaults[x.itemsize]
+
+    return read
 
 
 # --- the formulas: f(x, a) and df(x, y, a) ---
@@ -146,7 +183,7 @@ def exp_f(x: Any, a: Any) -> Any:
 
 @inline
 def exp_tuned(x: Any, a: Any) -> Any:
-    return exponential.exp(x)
+    return elementary.exp(x)
 
 
 @inline
@@ -157,6 +194,11 @@ def exp_df(x: Any, y: Any, a: Any) -> Any:
 @inline
 def log_f(x: Any, a: Any) -> Any:
     return np.log(x)
+
+
+@inline
+def log_tuned(x: Any, a: Any) -> Any:
+    return elementary.log(x)
 
 
 @inline
@@ -172,6 +214,16 @@ def sin_f(x: Any, a: Any) -> Any:
 @inline
 def sin_df(x: Any, y: Any, a: Any) -> Any:
     return np.cos(x)
+
+
+@inline
+def sin_tuned(x: Any, a: Any) -> Any:
+    return elementary.sin(x)
+
+
+@inline
+def sin_df_tuned(x: Any, y: Any, a: Any) -> Any:
+    return elementary.cos(x)
 
 
 @inline
@@ -203,7 +255,7 @@ def sigmoid_f(x: Any, a: Any) -> Any:
 
 @inline
 def sigmoid_tuned(x: Any, a: Any) -> Any:
-    e = exponential.exp(-abs(x))
+    e = elementary.exp(-abs(x))
     one = typed(1, x)
     return (e if x < 0 else one) / (one + e)
 
@@ -220,9 +272,7 @@ def tanh_f(x: Any, a: Any) -> Any:
 
 @inline
 def tanh_tuned(x: Any, a: Any) -> Any:
-    e = exponential.expm1(abs(x + x))
-    t = typed(1, x) if e > typed(1e9, x) else e / (e + typed(2, x))  # e may be infinite
-    return -t if x < 0 else t
+    return elementary.tanh(x)
 
 
 @inline
@@ -258,7 +308,8 @@ def make_op(
     f: Scalar,
     df: Scalar,
     *,
-    tuned: Scalar | None = None,
+    tuned: tuple[Scalar, Scalar] | None = None,
+    far: Far | None = None,
     numpy: tuple[Scalar, Scalar] | None = None,
     attribute: str | None = None,
     default: float = 0.0,
@@ -296,8 +347,10 @@ def make_op(
             yield BadInput(ValueError, f"{attribute} must be finite", (np.ones(3),), nan)
 
     def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-        if serial_below > SERIAL_BELOW:  # the first sample is one that threads share
-            yield Sample("64x32x28x28", (values(rng, (64, 32, 28, 28), dtype),))
+        if far:  # not among `samples`: so far out, no difference quotient is exact
+            x = values(rng, (33, 1001), dtype)
+            x[::5] *= 1000 * far[0]
+            yield Sample("33x1001, a fifth of it far", (x,))
         yield Sample("64x6x28x28", (values(rng, (64, 6, 28, 28), dtype),))
         yield Sample("16 Mi", (values(rng, (1 << 24,), dtype),))
 
@@ -315,7 +368,7 @@ def make_op(
         name=name,
         loops=make_loops(f, df, default),
         vectorized=make_vectorized(numpy_f, numpy_df, default),
-        tuned=make_tuned(tuned or f, df, default, serial_below),
+        tuned=make_tuned(*(tuned or (f, df)), default, serial_below, far),
         check=check,
         samples=samples,
         bad_inputs=bad_inputs,
@@ -337,7 +390,7 @@ exp = make_op(
     "exp",
     exp_f,
     exp_df,
-    tuned=exp_tuned,
+    tuned=(exp_tuned, exp_df),
     flops=16,
     mutants=(
         mutant(
@@ -347,8 +400,8 @@ exp = make_op(
         ),
         mutant(
             "chunks overlap",
-            "i, j = c * CHUNK, (c + 1) * CHUNK\n            forward_chunk",
-            "i, j = c * CHUNK + 1, (c + 1) * CHUNK\n            forward_chunk",
+            "i, j = c * share, (c + 1) * share\n            forward_chunk",
+            "i, j = c * share + 1, (c + 1) * share\n            forward_chunk",
             "tuned",
         ),
     ),
@@ -357,6 +410,7 @@ log = make_op(
     "log",
     log_f,
     log_df,
+    tuned=(log_tuned, log_df),
     low=0.0,
     flops=16,
     mutants=(mutant("ln'(x) = x", "return typed(1, x) / x", "return x"),),
@@ -365,8 +419,14 @@ sin = make_op(
     "sin",
     sin_f,
     sin_df,
+    tuned=(sin_tuned, sin_df_tuned),
+    far=(elementary.SIN_LIMIT, sin_f, sin_df),
     flops=16,
-    mutants=(mutant("cosine's sign", "return np.cos(x)", "return -np.cos(x)"),),
+    mutants=(
+        mutant("cosine's sign", "return np.cos(x)", "return -np.cos(x)"),
+        mutant("far elements forgotten", "y[i] = far_f(x[i], a)", "pass", "tuned"),
+        mutant("far elements forgotten backward", "dx[i] = dy[i] * far_df(x[i], y[i], a)", "pass", "tuned"),
+    ),
 )
 relu = make_op(
     "relu",
@@ -382,8 +442,8 @@ relu = make_op(
         ),
         mutant(
             "cotangent ignored, tuned",
-            "dx[i] = dy[i] * df(x[i], y[i], a)\n\n    @jit_parallel",
-            "dx[i] = df(x[i], y[i], a)\n\n    @jit_parallel",
+            "dx[i] = dy[i] * df(x[i], y[i], a)\n            beyond",
+            "dx[i] = df(x[i], y[i], a)\n            beyond",
             "tuned",
         ),
     ),
@@ -408,7 +468,7 @@ sigmoid = make_op(
     "sigmoid",
     sigmoid_f,
     sigmoid_df,
-    tuned=sigmoid_tuned,
+    tuned=(sigmoid_tuned, sigmoid_df),
     numpy=(sigmoid_numpy, sigmoid_df),
     flops=20,
     mutants=(
@@ -420,11 +480,11 @@ tanh = make_op(
     "tanh",
     tanh_f,
     tanh_df,
-    tuned=tanh_tuned,
+    tuned=(tanh_tuned, tanh_df),
     flops=20,
     mutants=(
         mutant("square forgotten", "return typed(1, y) - y * y", "return typed(1, y) - y"),
-        mutant("odd symmetry lost", "return -t if x < 0 else t", "return t", "tuned"),
+        mutant("tanh of |x|", "return elementary.tanh(x)", "return elementary.tanh(abs(x))", "tuned"),
     ),
 )
 OPS_HERE = (neg, exp, log, sin, relu, leaky_relu, sigmoid, tanh)

@@ -57,6 +57,8 @@ def rank(op: str, name: str, a: Array, ndim: int, shape: str) -> None:
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """Return an int twice, a pair as it is: how bodies read ``stride``, ``padding``, ``kernel_size``."""
+    if type(value) is int:
+        return value, value
     if isinstance(value, (tuple, list)):
         return int(value[0]), int(value[1])
     return int(value), int(value)
@@ -64,10 +66,10 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     """Return ``value``, an int or a pair of ints not below ``least``, as a pair."""
-    if type(value) is int:
-        values: tuple[Any, ...] = (value, value)
-    elif isinstance(value, (tuple, list)) and len(value) == 2:
-        values = tuple(value)
+    if type(value) is int and value >= least:  # the common case: asking whether it is Integral takes longer
+        return value, value
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        values: tuple[Any, ...] = tuple(value)
     else:
         values = (value, value)
     if not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
@@ -75,6 +77,14 @@ def check_pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     if min(values) < least:
         raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")
     return values[0], values[1]
+
+
+def check_int(op: str, name: str, value: Any, least: int) -> None:
+    """Demand an int not below ``least``."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        fail_type(op, name, value, "an int")
+    if value < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
 
 
 def output_size(op: str, size: int, kernel: int, stride: int, padding: int, axis: str) -> int:
@@ -90,7 +100,7 @@ def output_size(op: str, size: int, kernel: int, stride: int, padding: int, axis
 
 def axis_index(op: str, dim: Any, ndim: int) -> int:
     """Return axis ``dim`` counted from the front; it must be an int in [-ndim, ndim)."""
-    if not isinstance(dim, Integral) or isinstance(dim, bool):
+    if type(dim) is not int and (not isinstance(dim, Integral) or isinstance(dim, bool)):
         fail_type(op, "dim", dim, "an int")
     if not -ndim <= int(dim) < ndim:
         raise ValueError(f"{op}: dim must be in [{-ndim}, {ndim}) for {ndim} axes, got {dim}")

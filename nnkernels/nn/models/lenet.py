@@ -21,12 +21,12 @@ class LeNet5(Module):
     def __init__(self, num_classes: int = 10, *, rng: init.Rng = None) -> None:
         super().__init__()
         rng = np.random.default_rng(rng)
-        self.conv1 = Conv2d(1, 6, 5, padding=2, rng=rng)  # (N, 6, 28, 28)
+        self.conv1 = Conv2d(1, 6, 5, padding=2, activation="relu", rng=rng)  # (N, 6, 28, 28)
         self.pool1 = MaxPool2d(2)  # (N, 6, 14, 14)
-        self.conv2 = Conv2d(6, 16, 5, rng=rng)  # (N, 16, 10, 10)
+        self.conv2 = Conv2d(6, 16, 5, activation="relu", rng=rng)  # (N, 16, 10, 10)
         self.pool2 = MaxPool2d(2)  # (N, 16, 5, 5)
-        self.fc1 = Linear(400, 120, rng=rng)
-        self.fc2 = Linear(120, 84, rng=rng)
+        self.fc1 = Linear(400, 120, activation="relu", rng=rng)
+        self.fc2 = Linear(120, 84, activation="relu", rng=rng)
         self.fc3 = Linear(84, num_classes, rng=rng)
         for parameter in self.parameters():
             if parameter.ndim > 1:
@@ -36,9 +36,7 @@ class LeNet5(Module):
 
     def forward(self, x: Any) -> Any:
         """Return the logits."""
-        x = self.pool1(F.relu(self.conv1(x)))
-        x = self.pool2(F.relu(self.conv2(x)))
+        x = self.pool1(self.conv1(x))
+        x = self.pool2(self.conv2(x))
         x = F.flatten(x, 1)
-        x = F.relu(self.fc1(x))
-        x = F.relu(self.fc2(x))
-        return self.fc3(x)
+        return self.fc3(self.fc2(self.fc1(x)))

@@ -7,8 +7,9 @@
 
 with stride (sh, sw), padding (ph, pw), dilation (dh, dw), zeros outside. With groups, the K filters and C
 channels fall into as many equal parts, and filters read the channels of their own part only. With
-activation="relu", y is max(y, 0), in the same pass over memory. Every product x w of the sum gives dy w to dx and
-dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998.
+activation="relu", y is max(y, 0), in the same pass over memory. Every product x w of the sum gives dy w to dx
+and dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11),
+1998.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import numpy as np
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import check_activation
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
-from nnkernels.ops.conv2d.methods import no_winograd
+from nnkernels.ops.conv2d.methods import describe, no_winograd
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
@@ -57,9 +58,10 @@ def check_winograd(winograd: Winograd, w: Array, *how: Any) -> None:
     """Check that a method asked for by name is one for these filters."""
     if winograd is None or winograd is False:
         return
-    if winograd is True or winograd not in (2, 4):
+    if isinstance(winograd, bool) or winograd not in (2, 4):
         raise ValueError(f"conv2d: winograd must be None, False, 2 or 4, got {winograd!r}")
-    if why := no_winograd(w.shape, *map(pair, how[:3]), how[3]):
+    stride, padding, dilation, groups = how
+    if why := no_winograd(w.shape, pair(stride), pair(padding), pair(dilation), groups):
         raise ValueError(f"conv2d: winograd must be None or False here, got {winograd}: {why}")
 
 
@@ -144,7 +146,15 @@ def flops(
     dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> int:  # fmt: skip
     N, K, P, Q = out_shape(x, w, stride, padding, dilation)
-    return N * K * P * Q * int(2 * w[0].size + (b is not None))
+    return N * K * P * Q * int(2 * w[0].size + (b is not None) + (activation is not None))
+
+
+def explain(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, *, stride: int | Pair = 1,
+    padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1, activation: str | None = None,
+    winograd: Winograd = None,
+) -> dict[str, str]:  # fmt: skip
+    return describe(x, w, pair(stride), pair(padding), pair(dilation), groups, winograd)
 
 
 def jvp(
@@ -179,6 +189,7 @@ conv2d = Op(
     flops=flops,
     jvp=jvp,
     tolerance=512,
+    explain=explain,
     mutants=(
         mutant("kernel flipped in dx", "loops", "loops",
                "* w[k, c, r, s]\n                                    dw",
@@ -190,16 +201,19 @@ conv2d = Op(
         mutant("padding on one side", "vectorized", "vectorized",
                "(ph, ph), (pw, pw)", "(2 * ph, 0), (pw, pw)"),
         mutant("kernel flipped in dx", "tuned", "planes",
-               "(far_h - dh * r // sh) * pitch + far_w - dw * s // sw", "(dh * r // sh) * pitch + dw * s // sw"),
-        mutant("off-by-one padding", "tuned", "planes", "low * g.sw + b - g.left", "low * g.sw + b - g.left + 1"),
+               "(far_h - dh * r // sh) * pitch + far_w - dw * s // sw",
+               "(dh * r // sh) * pitch + dw * s // sw"),
+        mutant("off-by-one padding", "tuned", "planes",
+               "low * g.sw + b - g.left", "low * g.sw + b - g.left + 1"),
         mutant("phase forgotten", "tuned", "planes", "(c * fh + r % sh) * fw", "c * fh * fw"),
         mutant("rows of dx left out", "tuned", "planes",
-               "high = (length - 1 + padding - a) // stride + 1", "high = (length - 1 + padding - a) // stride"),
+               "(length - 1 + padding - a) // stride + 1", "(length - 1 + padding - a) // stride"),
         mutant("groups read the first channels", "tuned", "direct",
                "base + start + group * channels * g.plane", "base + start"),
         mutant("images overlap", "tuned", "weights", "for n in range(slot, g.N, g.slots):",
                "for n in range(0, g.N, g.slots):"),
-        mutant("filter rows mixed up", "tuned", "weights", "r // g.together * (g.S // g.run_s)", "r // g.together"),
+        mutant("filter rows mixed up", "tuned", "weights",
+               "r // g.together * (g.S // g.run_s)", "r // g.together"),
         mutant("db counts twice", "tuned", "weights", "db[k] = total", "db[k] = total + total"),
         mutant("slope of relu forgotten", "tuned", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
         mutant("Winograd: wrong point", "tuned", "winograd", "store(d2 - d1,", "store(d1 - d2,"),

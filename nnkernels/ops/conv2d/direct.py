@@ -27,7 +27,7 @@ from nnkernels.ops.matmul.micro import MR, block_product
 
 SLOTS = 8  # workspaces that tasks are dealt to
 SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
-SERIAL_BELOW = 600_000  # multiply-adds: less than a second thread costs
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 
 
 @jit_tuned
@@ -51,8 +51,8 @@ def correlate_chunk(
             for k in range(group * filters, (group + 1) * filters, MR):
                 m = min(MR, (group + 1) * filters - k)
                 block_product(
-                    w, U(first_weight + k * T), 0, U(T), U(1), m, src, j, VECTORS * lanes_of(y), at, length, T,
-                    sums, U(0), U(length), False,
+                    w, U(first_weight + k * T), 0, U(T), U(1), m,
+                    src, j, VECTORS * lanes_of(y), at, length, T, sums, U(0), U(length), False,
                 )  # fmt: skip
                 unpack_rows(sums, length, b, g, Q, n, k, m, rows, row, column, y)
 

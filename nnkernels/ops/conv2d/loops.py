@@ -13,7 +13,9 @@ def conv2d_forward_kernel(
     x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int,
     relu: bool, y: Array,
 ) -> None:  # fmt: skip
-    """y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + dh r - ph, sw q + dw s - pw] w[k, c, r, s]."""
+    """y[n, k, p, q] = b[k] + sum over c, r, s of x[n, c, sh p + dh r - ph, sw q + dw s - pw]
+    w[k, c, r, s], or max(., 0) of it.
+    """
     N, _, H, W = x.shape
     K, C, R, S = w.shape
     _, _, P, Q = y.shape

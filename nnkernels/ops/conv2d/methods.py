@@ -51,7 +51,9 @@ def methods(
 ) -> Methods:  # fmt: skip
     """Return the methods for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
     (N, C, H, W), (K, per_group, R, S) = x, w
-    if per_group * S < FEW:
+    if R == 1:
+        why_dw = "pixels x taps: a filter is one row, and its taps are one run of pixels"
+    elif per_group * S < FEW:
         why_dw = (
             f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
         )
@@ -79,6 +81,8 @@ def describe(
     winograd: Winograd = None,
 ) -> dict[str, str]:  # fmt: skip
     """Return a line per pass: the method and its reason."""
+    if 0 in x:
+        return dict.fromkeys(("forward", "dx", "dw"), f"nothing to multiply: x is empty, {x}")
     chosen = methods(x, w, stride, padding, dilation, groups, winograd)
     line = f"{'direct' if chosen.way == 'direct' else 'Winograd'}: {chosen.why}"
     return {"forward": line, "dx": line, "dw": chosen.why_dw}

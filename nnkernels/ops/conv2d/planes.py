@@ -1,8 +1,8 @@
 """The layout behind the direct convolution: in flat, padded planes every filter tap is one fixed offset.
 
-Write an image with its zero border into rows of one width, ``pitch``, one row after the other. The input pixel
-under filter position (r, s) of output pixel (p, q) then lies at (p pitch + q) + (r pitch + s): the same distance
-from every output pixel. A convolution becomes a sum of shifted copies of long rows,
+Write an image with its zero border into rows of one width, ``pitch``, one row after the other. The input
+pixel under filter position (r, s) of output pixel (p, q) then lies at (p pitch + q) + (r pitch + s): the same
+distance from every output pixel. A convolution becomes a sum of shifted copies of long rows,
 
     y[k, :] = sum over taps t = (c, r, s) of w[k, t] x[offset[t] : offset[t] + L],
 
@@ -11,13 +11,13 @@ window is ever copied (no im2col). The few columns by which rows overhang are co
 
 - A stride (sh, sw) is undone by splitting the padded image into sh sw phase planes, each holding every sh-th
   row and sw-th column: inside a phase, neighbouring output pixels are again neighbours.
-- The gradient dx is such a sum too: over taps (k, r, s) of dy, shifted the other way. With a stride, each phase
-  of the input is one sum of its own, over the taps that reach it.
+- The gradient dx is such a sum too: over taps (k, r, s) of dy, shifted the other way. With a stride, each
+  phase of the input is one sum of its own, over the taps that reach it.
 - An image without padding and stride is read where it lies.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def forward_plan(
 
 
 class Phase(NamedTuple):
-    """Along one axis: the positions i stride + phase of the padded input, and the filter taps that reach them."""
+    """Along one axis: positions i stride + phase of the padded input, and the filter taps that reach them."""
 
     taps: list[int]
     low: int  # the first i inside the input
@@ -145,7 +145,8 @@ def gradient_plan(
     down, across = phases(H, R, sh, ph, dh), phases(W, S, sw, pw, dw)
     if not (down and across):
         nothing = np.empty(0, np.int64)
-        return Plan(Correlation(*[0] * len(Correlation._fields)), nothing, nothing, nothing)
+        none: Any = [0] * len(Correlation._fields)
+        return Plan(Correlation(*none), nothing, nothing, nothing)
     # Tap r of row i reads row i - dh r // sh of dy; the planes begin with the lowest row that any reads.
     i0, j0 = (min(f.low for f in axis) for axis in (down, across))
     far_h, far_w = dh * (R - 1) // sh, dw * (S - 1) // sw
@@ -158,7 +159,9 @@ def gradient_plan(
     rows = chunk_rows(most_rows, pitch, K)
     plane_rows = rows + far_h + max(f.low for f in down) - i0
     plane = plane_rows * pitch if packed else P * Q
-    parts, offsets, taps = [], [], []
+    parts: list[Part] = []
+    offsets: list[Array] = []
+    taps: list[Array] = []
     k = np.arange(K // groups)[:, None, None]
     for a in down:
         for b in across:
@@ -219,7 +222,7 @@ def unpack_rows(
     sums: Array, length: int, b: Array, g: Correlation, Q: int, n: int, k: int, m: int, rows: int,
     row: int, column: int, y: Array,
 ) -> None:  # fmt: skip
-    """Add the bias, and take max(x, 0) if asked to, of the sums of channels k ... k + m and write their valid pixels where they belong."""
+    """Write the sums of channels k ... k + m, plus bias, and max(., 0) if asked to, where they belong."""
     for r in range(m):
         bias = broadcast(b, U(k + r))
         at = U(r * length)

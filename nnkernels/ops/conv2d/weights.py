@@ -1,13 +1,13 @@
 """conv2d's weight gradient: dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s].
 
-A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a row.
-Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps
+A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a
+row. Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps
 (s, c) of a filter row are: pixel (p, q) and the S - 1 pixels to its right. Nothing is copied twice. Where
-channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are laid
-side by side as if they were channels, and all taps (s, c, r) are one run.
+channels are few, a filter row alone would leave vectors half empty; then the R image rows under a filter are
+laid side by side as if they were channels, and all taps (s, c, r) are one run.
 
-Partial sums: images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are cut
-into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
+Partial sums: images are dealt to ``slots`` with a dw each, which are added up in order, and the filters are
+cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
 """
 
 from functools import lru_cache
@@ -22,7 +22,7 @@ from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.matmul.micro import MR, block_product
 
 TASKS = 8
-SERIAL_BELOW = 600_000  # multiply-adds: less than a second thread costs
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
 SLOT_ELEMENTS = 1 << 17  # of dw: larger ones are not worth keeping several times
 PIXELS = 384  # output pixels of a chunk: the depth of a tile's sums
@@ -75,8 +75,11 @@ def weight_plan(
     P, Q = out_length(H, R, sh, ph, dh), out_length(W, S, sw, pw, dw)
     chunks = max(1, min(P, -(-P * Q // PIXELS)))
     rows = max(1, -(-P // chunks))
-    slots = max(1, min(N, TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
-    parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
+    if N * K * P * Q * C * R * S < SERIAL_BELOW:
+        slots = parts = 1
+    else:
+        slots = max(1, min(N, TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
+        parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
     together = R if C * S < FEW else 1
     packed_rows = rows if together > 1 else (rows - 1) * sh + dh * (R - 1) + 1
     depth, width, row_step = C * together, W + 2 * pw, 1 if together > 1 else sh
@@ -144,8 +147,7 @@ def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, 
 @jit_tuned
 def dw_serial(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
     partial[:] = 0
-    for task in range(g.slots * g.parts):
-        dw_task(task, dy, x, at, g, packed[0], partial[task // g.parts])
+    dw_task(0, dy, x, at, g, packed[0], partial[0])
     for k in range(g.K):
         gather_filter(partial, g, k, dw)
 
@@ -196,11 +198,10 @@ def weight_gradient(
     if not dy.size:
         return np.zeros_like(w)
     g, at = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
-    serial = dy.size * w[0].size < SERIAL_BELOW
-    packed = empty((1 if serial else g.slots * g.parts, g.packed_rows * g.width * g.depth), x.dtype)
+    packed = empty((g.slots * g.parts, g.packed_rows * g.width * g.depth), x.dtype)
     partial = empty((g.slots, w.size), x.dtype)
     dw = empty(w.shape, x.dtype)
-    run = dw_serial if serial else dw_parallel
+    run = dw_serial if g.slots * g.parts == 1 else dw_parallel
     run(dy.reshape(-1), x.reshape(-1), at, g, packed, partial, dw.reshape(-1))
     return dw
 

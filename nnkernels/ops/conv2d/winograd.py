@@ -6,13 +6,13 @@ B^T takes inputs to such values, G the filter, A^T comes back. In two dimensions
 
     y = A^T [ sum over c of (G w G^T) (B^T d B) ] A         the bracket: lane by lane over the n^2 values
 
-Per output, m = 4 multiplies 36 / 16 = 2.25 times instead of 9, m = 2 multiplies 4 times. For every one of the n^2
-values, the sum over c is a matrix product (patches x C) (C x K): the micro-kernel's. Transforms work on vectors
-of channels, so patches are packed with channels last.
+Per output, m = 4 multiplies 36 / 16 = 2.25 times instead of 9, m = 2 multiplies 4 times. For every one of the
+n^2 values, the sum over c is a matrix product (patches x C) (C x K): the micro-kernel's. Transforms work on
+vectors of channels, so patches are packed with channels last.
 
 The price: the points 0, 1, -1, 2, -2 make numbers of different size meet, and rounding errors grow. Largest
-error in float32 with up to 256 channels, relative to the largest output: below 3e-5 for m = 4, 3e-6 for m = 2,
-6e-6 direct (one sum of nine times as many terms). Half of that was measured.
+error in float32 with up to 256 channels, relative to the largest output: below 3e-5 for m = 4, 3e-6 for m = 2
+and 6e-6 directly (in one sum of nine times as many terms). About half of that was measured.
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
@@ -196,7 +196,7 @@ def transform_filters(
 
 @jit_elementwise
 def pack_patch_rows(x: Array, g: Sizes, image: int, row: int, pixels: Array) -> None:
-    """Write the n input rows under a row of patches as pixels[i, j, c]; columns of zeros are there already."""
+    """Write the n input rows under a row of patches as pixels[i, j, c]; zeros at the sides are there."""
     step = U(g.C)
     for i in range(g.n):
         h = row * g.m + i - g.ph
@@ -361,20 +361,21 @@ def convolve(x: Array, w: Array, b: Array, g: Sizes) -> Array:
     y = empty((g.N, g.K, g.P, g.Q), dtype)
     at = row_offsets(g.C, g.panel)
     arrays = x.reshape(-1), w.reshape(-1), b, at, g
-    if n2 * g.C * g.K > DEEP:
-        slots, patches = min(SLOTS, g.panels), g.N * g.down * g.across
-        deep(
-            *arrays, empty((slots, n2 * g.C * g.panel), dtype), empty((slots, g.n * g.width * g.C), dtype),
-            empty((slots, g.m * g.width * g.panel), dtype), empty((slots, max(n2 * g.C, 27 * g.panel)), dtype),
-            empty((n2 * patches * g.C,), dtype), empty((slots, n2 * patches * g.panel), dtype), y.reshape(-1),
-        )  # fmt: skip
+    deep_one = n2 * g.C * g.K > DEEP
+    if deep_one:
+        slots, patches, filters = min(SLOTS, g.panels), g.N * g.down * g.across, g.panel
     else:
-        slots, patches = min(SLOTS, -(-g.N * g.down // g.rows)), g.rows * g.across
-        shallow(
-            *arrays, empty((n2 * g.panels * g.panel * g.C,), dtype), empty((slots, g.n * g.width * g.C), dtype),
-            empty((slots, g.m * g.width * g.K), dtype), empty((slots, n2 * max(g.C, g.K)), dtype),
-            empty((slots, n2 * patches * g.C), dtype), empty((slots, n2 * patches * g.K), dtype), y.reshape(-1),
-        )  # fmt: skip
+        slots, patches, filters = min(SLOTS, -(-g.N * g.down // g.rows)), g.rows * g.across, g.K
+    pixels = empty((slots, g.n * g.width * g.C), dtype)
+    out = empty((slots, g.m * g.width * filters), dtype)
+    part = empty((slots, max(n2 * max(g.C, filters), 27 * g.panel)), dtype)
+    sums = empty((slots, n2 * patches * filters), dtype)
+    if deep_one:
+        u, v = empty((slots, n2 * g.C * g.panel), dtype), empty((n2 * patches * g.C,), dtype)
+        deep(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
+    else:
+        u, v = empty((n2 * g.panels * g.panel * g.C,), dtype), empty((slots, n2 * patches * g.C), dtype)
+        shallow(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
     return y
 
 

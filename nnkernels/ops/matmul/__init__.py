@@ -8,12 +8,14 @@ Blocking and register tiles after Goto and van de Geijn, Anatomy of High-Perform
 ACM TOMS 34(3), 2008.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.matmul.gemm import describe
 from nnkernels.ops.matmul.loops import matmul_backward_loops, matmul_forward_loops
 from nnkernels.ops.matmul.tuned import matmul_backward_tuned, matmul_forward_tuned
 from nnkernels.ops.matmul.vectorized import matmul_backward_vectorized, matmul_forward_vectorized
@@ -73,6 +75,18 @@ def flops(a: Array, b: Array) -> int:
     return 2 * int(np.prod(outer, dtype=int)) * int(a.shape[-2] * a.shape[-1] * b.shape[-1])
 
 
+def explain(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, str]:
+    (M, K), P = a[-2:], b[-1]
+    count = math.prod(np.broadcast_shapes(a[:-2], b[:-2]))
+    each = f" (each of {count})" if len(a) > 2 or len(b) > 2 else ""
+    lines = {
+        "forward": describe(M, P, K),
+        "da": describe(M, K, P, transposed_b=True),
+        "db": describe(K, P, M, transposed_a=True),
+    }
+    return {name: line + each for name, line in lines.items()}
+
+
 def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array]) -> Array:
     (a, b), (da, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
@@ -95,6 +109,7 @@ matmul = Op(
     flops=flops,
     jvp=jvp,
     tolerance=256,
+    explain=explain,
     mutants=(
         Mutant("missing +=", "loops", "matmul/loops.py", "da[at[n], i, k] += dy", "da[at[n], i, k] = dy"),
         Mutant("b not transposed", "vectorized", "matmul/vectorized.py", "dy @ b.swapaxes(-1, -2)", "dy @ b"),
@@ -105,7 +120,7 @@ matmul = Op(
         Mutant("last columns dropped", "tuned", "matmul/micro.py", "while c < N:", "while c + 1 < N:"),
         Mutant("row of tiles repeated", "tuned", "matmul/micro.py", "i + U(r * a_panel)", "i"),
         Mutant("right operand mistaken for packed", "tuned", "matmul/gemm.py",
-               "j = task // across * DIRECT_MC, task % across * DIRECT_NC", "j = task // across * DIRECT_MC, 0"),
+               "task % across * DIRECT_NC", "0"),
         Mutant("broadcast gradient overwritten", "tuned", "matmul/tuned.py",
                "mdb[batches.b[n]],", "mdb[batches.b[0]],"),
     ),

@@ -88,9 +88,13 @@ def dot(a: Array, i: U, b: Array, j: U, n: int) -> Any:
 
 @jit_tuned
 def dot_block(
-    a: Array, b: Array, K: int, i_first: int, i_end: int, j_first: int, j_end: int, y: Array, P: int, add: bool
+    a: Array, b: Array, K: int, i_first: int, i_end: int, j_first: int, j_end: int,
+    y: Array, P: int, add: bool,
 ) -> None:  # fmt: skip
-    """Compute y[i, j] = a[i, :] . b[j, :] for one block, or ``add`` it; a (M, K), b (P, K), y (M, P) are flat."""
+    """Compute y[i, j] = a[i, :] . b[j, :] for one block, or ``add`` it.
+
+    a (M, K), b (P, K) and y (M, P) are flat.
+    """
     if not add:
         for i in range(i_first, i_end):
             for c in range(U(i * P + j_first), U(i * P + j_end)):

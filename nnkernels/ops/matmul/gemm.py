@@ -3,10 +3,11 @@
 Four ways, one rule (``method``):
 
 - ``row``: one or two rows of a. Each number of b is used once, so only reading b counts.
-- ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands are
-  read as they lie. For few rows of a, where rearranging b would cost more than it saves.
+- ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands
+  are read as they lie. For few rows of a, where rearranging b would cost more than it saves.
 - ``direct``: the micro-kernel on the operands as they lie. For b with contiguous rows, while it is small.
-- ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then multiplied.
+- ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then
+  multiplied.
 
 Bound: 2 M N K FLOPs at the machine's multiply-add rate; for one row, reading K N numbers.
 """
@@ -27,7 +28,7 @@ KC = 384  # depth of a panel: MR rows of it are 12 KiB of float32, NR columns 72
 MC, NC = 128, 192  # rows and columns of a packed block, the unit of work that threads share
 DIRECT_MC, DIRECT_NC = 32, 96  # the same for operands as they lie: small products, so smaller units
 DOT_MC, DOT_NC = 32, 64
-SERIAL_BELOW = 600_000  # multiply-adds: about 5 us of work, what waking a second thread costs
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 DOT_MOST_ROWS = 128
 ROW_NC = 256  # columns of a task of one row: its sums stay in the L1 cache
 DIRECT_MOST_B = 1 << 17  # elements of b: 512 KiB of float32, half an L2 cache
@@ -44,6 +45,26 @@ def method(M: int, N: int, K: int, transposed_a: bool, transposed_b: bool) -> Me
     return "direct" if K * N <= DIRECT_MOST_B or M <= 2 * MR else "packed"
 
 
+def describe(M: int, N: int, K: int, transposed_a: bool = False, transposed_b: bool = False) -> str:
+    """Return the way to multiply (M, K) by (K, N), and its reason, in one line."""
+    if M * N * K == 0:
+        return f"nothing to multiply: ({M}, {K}) by ({K}, {N})"
+    way = method(M, N, K, transposed_a, transposed_b)
+    rows = "1 row does" if M == 1 else f"{M} rows do"
+    if way == "row":
+        why = f"each number of b is used {'once' if M == 1 else 'twice'}, so it is read as it lies"
+    elif way == "dot":
+        why = f"{rows} not repay rearranging b (from {DOT_MOST_ROWS + 1})"
+    elif way == "packed":
+        why = "the rows of a repay copying b into panels"
+    elif K * N <= DIRECT_MOST_B:
+        why = "b is small enough to be read as it lies"
+    else:
+        why = f"{rows} not repay copying b into panels (from {2 * MR + 1})"
+    a, b = (" transposed" if t else "" for t in (transposed_a, transposed_b))
+    return f"{way}: ({M}, {K}){a} by ({K}, {N}){b}, {why}"
+
+
 @lru_cache(maxsize=256)
 def row_offsets(K: int, row: int) -> Array:
     """Return the offsets of K rows of ``row`` elements."""
@@ -54,7 +75,7 @@ def row_offsets(K: int, row: int) -> Array:
 def row_task(
     task: int, a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
 ) -> None:  # fmt: skip
-    """Compute ROW_NC columns of y: y[i, :] (+)= a[i, 0] b[0, :] + a[i, 1] b[1, :] + ..., four rows of b at once."""
+    """Compute ROW_NC columns: y[i, :] (+)= a[i, 0] b[0, :] + a[i, 1] b[1, :] ..., four rows of b at once."""
     first = task * ROW_NC
     columns = U(min(ROW_NC, N - first))
     row = U(N)

@@ -2,10 +2,10 @@
 
     y[p + r y_row + c] (+)= sum over k of a[i + r a_row + k a_col] b[j + at[k] + c]
 
-All arrays are flat. The rows of b are given by a table of offsets ``at``: at[k] = k P for a matrix with rows of
-P elements, and one entry per filter tap for a convolution. For each k the kernel reads VECTORS vectors of b and
-ROWS numbers of a, and does ROWS * VECTORS vector multiply-adds: more arithmetic than the two load ports could
-feed from any smaller tile.
+All arrays are flat. The rows of b are given by a table of offsets ``at``: at[k] = k P for a matrix with rows
+of P elements, and one entry per filter tap for a convolution. For each k the kernel reads VECTORS vectors of
+b and ROWS numbers of a, and does ROWS * VECTORS vector multiply-adds: more arithmetic than the two load ports
+could feed from any smaller tile.
 
 After Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008.
 """
@@ -70,9 +70,10 @@ def block_product(
 ) -> None:  # fmt: skip
     """Compute an M x N block of y tile by tile.
 
-    ``a_panel`` is the distance in a from one set of MR rows to the next. Columns of b are packed in panels of NR
-    (see ``packing``), ``b_panel`` being the distance from one to the next, or lie as they are: then it is NR.
-    Rows go in the outer loop: their MR x K numbers stay in the L1 cache while the columns stream past from L2.
+    ``a_panel`` is the distance in a from one set of MR rows to the next. Columns of b are packed in panels of
+    NR (see ``packing``), ``b_panel`` being the distance from one to the next, or lie as they are: then it is
+    NR. Rows go in the outer loop: their MR x K numbers stay in the L1 cache while the columns stream past
+    from L2.
     """
     lanes = lanes_of(y)
     NR = VECTORS * lanes

@@ -75,7 +75,9 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (2, 1, 7, 8), kernel_size=2, stride=(3, 4), padding=(0, 1))
     yield sample(rng, dtype, (1, 1, 2, 1), kernel_size=(4, 3), stride=5, padding=(2, 1))
     yield sample(rng, dtype, (1, 3, 4, 5), kernel_size=(4, 5))
+    yield sample(rng, dtype, (1, 1, 3, 4), kernel_size=(3, 4), stride=1, padding=1)
     yield sample(rng, dtype, (0, 2, 4, 4), kernel_size=2)
+    yield sample(rng, dtype, (0, 2, 4, 4), kernel_size=4)
 
 
 def bad_inputs() -> Iterator[BadInput]:
@@ -186,10 +188,16 @@ max_pool2d = make_op(
         mutant("window's last column left out", "tuned", "for s in range(1, S):\n                max_along",
                "for s in range(1, S - 1):\n                max_along"),
         mutant("place of the wrong row", "tuned", "inner_places[w] = top * W", "inner_places[w] = p * W"),
-        mutant("missing +=", "tuned", "d[at[j]] += g[j]", "d[at[j]] = g[j]"),
-        mutant("plane not cleared", "tuned", "        d[:] = 0\n", ""),
-        mutant("chunks overlap", "tuned", "max_forward_planes(x[i:j], g, y[i:j], argmax[i:j])",
-               "max_forward_planes(x[i:j], g, y[i + 1:j], argmax[i + 1:j])"),
+        mutant("missing +=", "tuned", "dx[i * m + np.uint64(argmax[j])] += dy[j]",
+               "dx[i * m + np.uint64(argmax[j])] = dy[j]"),
+        mutant("taken for disjoint", "tuned", "sh >= R and sw >= S", "sh >= R or sw >= S"),
+        mutant("first plane of a block for all", "tuned", "dx[i * m + np.uint64(argmax[j])] = dy[j]",
+               "dx[first * m + np.uint64(argmax[j])] = dy[j]"),
+        mutant("planes not cleared", "tuned", "            dx[e] = 0\n", "            pass\n"),
+        mutant("chunks overlap", "tuned", "max_planes_2x2(x[i:j], y[i:j], argmax[i:j])",
+               "max_planes_2x2(x[i:j], y[i + 1:j], argmax[i + 1:j])"),
+        mutant("padded image taken for whole", "tuned", "x.shape[2:] == g[:2] and g[4:] == (0, 0)",
+               "x.shape[2:] == g[:2]"),
     ),
 )  # fmt: skip
 avg_pool2d = make_op(
@@ -207,8 +215,8 @@ avg_pool2d = make_op(
         mutant("window starts not spread", "tuned", "starts[q * sw] = dy", "starts[q] = dy"),
         mutant("odd last column kept", "tuned", "        dx[i, :, 2 * Q :] = 0\n", ""),
         mutant("line kept from the row before", "tuned", "            line[:] = 0\n", ""),
-        mutant("last plane left out", "tuned", "avg_backward_planes(dy[i:j], g, scale, dx[i:j])",
-               "avg_backward_planes(dy[i:j - 1], g, scale, dx[i:j - 1])"),
+        mutant("last plane left out", "tuned", "avg_planes_2x2_transposed(dy[i:j], scale, dx[i:j])",
+               "avg_planes_2x2_transposed(dy[i:j - 1], scale, dx[i:j - 1])"),
     ),
 )  # fmt: skip
 OPS_HERE = (max_pool2d, avg_pool2d)

@@ -4,7 +4,8 @@ A window's maximum or sum is taken in two steps: down its columns into one line 
 along the line for a window starting at every pixel, of which each sw-th is a result. That is (R + S) W
 operations for a row of windows instead of Q R S; both steps run over contiguous rows whatever the stride,
 and the line's borders of pw elements spare every test for the image's edge. The commonest case, 2x2
-windows side by side, never leaves the registers.
+windows side by side, never leaves the registers; a window as large as the image is a row of numbers, and goes
+to the kernels that reduce rows.
 
 Bound: memory. Forward reads x once and writes y (and argmax), backward reads these and writes dx: for 2x2
 windows of float32, 4 + 1 (+ 1) bytes per element of x either way. Image planes are independent: they are
@@ -17,10 +18,13 @@ import numpy as np
 
 from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, share_of
 from nnkernels.ops.pooling.shapes import NOWHERE, Geometry, Size, geometry, out_shape
+from nnkernels.ops.reduce.tuned import mean_tuned
+from nnkernels.ops.reduce.tuned_max import row_maxima, row_places
 
 SIDE_BY_SIDE = (2, 2, 2, 2, 0, 0)
+PLACE = np.dtype(np.int32)
 
 
 @inline
@@ -100,21 +104,33 @@ def max_planes_2x2(x: Array, y: Array, argmax: Array) -> None:
 
 
 @jit_elementwise
-def max_forward_planes(x: Array, g: Geometry, y: Array, argmax: Array) -> None:
-    if g == SIDE_BY_SIDE:
-        max_planes_2x2(x, y, argmax)
-    else:
-        max_planes(x, g, y, argmax)
+def max_whole_planes(x: Array, y: Array, argmax: Array) -> None:
+    """Windows as large as the image; all flat."""
+    n = x.size // y.size
+    row_maxima(x, n, y)
+    row_places(x, n, y, argmax)
 
 
 @jit_elementwise
-def max_backward_planes(dy: Array, argmax: Array, dx: Array) -> None:
-    """A scatter, plane by plane: the plane is in the L1 cache from being cleared."""
-    for i in range(len(dx)):
-        g, at, d = dy[i].reshape(-1), argmax[i].reshape(-1), dx[i].reshape(-1)
-        d[:] = 0
-        for j in range(g.size):
-            d[at[j]] += g[j]
+def max_backward_planes(dy: Array, argmax: Array, windows: int, size: int, disjoint: bool, dx: Array) -> None:
+    """A scatter into planes of ``size`` elements, cleared before as many at a time as fill the L1 cache.
+
+    All flat, and offsets unsigned: views of planes and tests for negative places took most of the time.
+    """
+    n, m = np.uint64(windows), np.uint64(size)
+    planes = np.uint64(dy.size) // n
+    block = max(np.uint64(CHUNK) // m, np.uint64(1))
+    for first in range(np.uint64(0), planes, block):
+        last = min(first + block, planes)
+        for e in range(first * m, last * m):
+            dx[e] = 0
+        for i in range(first, last):
+            if disjoint:
+                for j in range(i * n, i * n + n):
+                    dx[i * m + np.uint64(argmax[j])] = dy[j]
+            else:
+                for j in range(i * n, i * n + n):
+                    dx[i * m + np.uint64(argmax[j])] += dy[j]
 
 
 @inline
@@ -153,14 +169,6 @@ def avg_planes_2x2(x: Array, scale: float, y: Array) -> None:
 
 
 @jit_elementwise
-def avg_forward_planes(x: Array, g: Geometry, scale: float, y: Array) -> None:
-    if g == SIDE_BY_SIDE:
-        avg_planes_2x2(x, scale, y)
-    else:
-        avg_planes(x, g, scale, y)
-
-
-@jit_elementwise
 def avg_planes_transposed(dy: Array, g: Geometry, scale: float, dx: Array) -> None:
     """The two steps backwards: every dy to the S elements of its line, the line to its R rows of dx."""
     _, H, W = dx.shape
@@ -187,48 +195,78 @@ def avg_planes_2x2_transposed(dy: Array, scale: float, dx: Array) -> None:
         dx[i, :, 2 * Q :] = 0
         for p in range(P):
             row, upper, lower = dy[i, p], dx[i, 2 * p], dx[i, 2 * p + 1]
+            for q in range(Q):  # one row after the other: four streams of stores at once are slower
+                upper[2 * q] = row[q] * scale
+                upper[2 * q + 1] = row[q] * scale
             for q in range(Q):
-                share = row[q] * scale
-                upper[2 * q] = share
-                upper[2 * q + 1] = share
-                lower[2 * q] = share
-                lower[2 * q + 1] = share
+                lower[2 * q] = row[q] * scale
+                lower[2 * q + 1] = row[q] * scale
 
 
-@jit_elementwise
-def avg_backward_planes(dy: Array, g: Geometry, scale: float, dx: Array) -> None:
-    if g == SIDE_BY_SIDE:
-        avg_planes_2x2_transposed(dy, scale, dx)
-    else:
-        avg_planes_transposed(dy, g, scale, dx)
+# --- drivers: planes dealt to threads ---
 
 
 @jit_parallel
-def max_forward_parallel(x: Array, g: Geometry, planes: int, y: Array, argmax: Array) -> None:
-    for c in prange((len(x) + planes - 1) // planes):
-        i, j = c * planes, (c + 1) * planes
-        max_forward_planes(x[i:j], g, y[i:j], argmax[i:j])
+def max_parallel(x: Array, g: Geometry, share: int, y: Array, argmax: Array) -> None:
+    for c in prange((len(x) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        max_planes(x[i:j], g, y[i:j], argmax[i:j])
 
 
 @jit_parallel
-def max_backward_parallel(dy: Array, argmax: Array, planes: int, dx: Array) -> None:
-    for c in prange((len(dx) + planes - 1) // planes):
-        i, j = c * planes, (c + 1) * planes
-        max_backward_planes(dy[i:j], argmax[i:j], dx[i:j])
+def max_parallel_2x2(x: Array, share: int, y: Array, argmax: Array) -> None:
+    for c in prange((len(x) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        max_planes_2x2(x[i:j], y[i:j], argmax[i:j])
 
 
 @jit_parallel
-def avg_forward_parallel(x: Array, g: Geometry, scale: float, planes: int, y: Array) -> None:
-    for c in prange((len(x) + planes - 1) // planes):
-        i, j = c * planes, (c + 1) * planes
-        avg_forward_planes(x[i:j], g, scale, y[i:j])
+def max_parallel_whole(x: Array, share: int, y: Array, argmax: Array) -> None:
+    n = x.size // y.size
+    for c in prange((y.size + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        max_whole_planes(x[i * n : j * n], y[i:j], argmax[i:j])
 
 
 @jit_parallel
-def avg_backward_parallel(dy: Array, g: Geometry, scale: float, planes: int, dx: Array) -> None:
-    for c in prange((len(dx) + planes - 1) // planes):
-        i, j = c * planes, (c + 1) * planes
-        avg_backward_planes(dy[i:j], g, scale, dx[i:j])
+def max_backward_parallel(
+    dy: Array, argmax: Array, windows: int, size: int, disjoint: bool, share: int, dx: Array
+) -> None:
+    for c in prange((dx.size + share * size - 1) // (share * size)):
+        i, j = c * share * windows, (c + 1) * share * windows
+        part = dx[c * share * size : (c + 1) * share * size]
+        max_backward_planes(dy[i:j], argmax[i:j], windows, size, disjoint, part)
+
+
+@jit_parallel
+def avg_parallel(x: Array, g: Geometry, scale: float, share: int, y: Array) -> None:
+    for c in prange((len(x) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        avg_planes(x[i:j], g, scale, y[i:j])
+
+
+@jit_parallel
+def avg_parallel_2x2(x: Array, scale: float, share: int, y: Array) -> None:
+    for c in prange((len(x) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        avg_planes_2x2(x[i:j], scale, y[i:j])
+
+
+@jit_parallel
+def avg_backward_parallel(dy: Array, g: Geometry, scale: float, share: int, dx: Array) -> None:
+    for c in prange((len(dx) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        avg_planes_transposed(dy[i:j], g, scale, dx[i:j])
+
+
+@jit_parallel
+def avg_backward_parallel_2x2(dy: Array, scale: float, share: int, dx: Array) -> None:
+    for c in prange((len(dx) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        avg_planes_2x2_transposed(dy[i:j], scale, dx[i:j])
+
+
+# --- bodies ---
 
 
 def as_planes(a: Array) -> Array:
@@ -237,11 +275,15 @@ def as_planes(a: Array) -> Array:
     return a.reshape(N * C, H, W)
 
 
-def planes_per_chunk(x: Array) -> int:
-    """Return how many image planes one task of a parallel loop takes."""
-    H: int = x.shape[2]
-    W: int = x.shape[3]
-    return max(1, CHUNK // (H * W))
+def is_whole(x: Array, g: Geometry) -> bool:
+    """Whether one window covers the image."""
+    return x.shape[2:] == g[:2] and g[4:] == (0, 0)
+
+
+def plane_sizes(x: Array) -> tuple[int, int]:
+    """Return the number of planes and of the elements of each."""
+    N, C, H, W = x.shape
+    return N * C, H * W
 
 
 def max_pool2d_forward_tuned(
@@ -249,49 +291,85 @@ def max_pool2d_forward_tuned(
 ) -> tuple[Array, Array]:
     g = geometry(kernel_size, stride, padding)
     shape = out_shape(x, g)
-    y, argmax = empty(shape, x.dtype), empty(shape, np.int32)
-    if x.size < SERIAL_BELOW:
-        max_forward_planes(as_planes(x), g, as_planes(y), as_planes(argmax))
+    y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
+    serial, share = x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
+    if is_whole(x, g):
+        flat = y.ravel(), argmax.ravel()
+        if serial:
+            max_whole_planes(x.ravel(), *flat)
+        else:
+            max_parallel_whole(x.ravel(), share, *flat)
+        return y, argmax
+    planes = as_planes(y), as_planes(argmax)
+    if g == SIDE_BY_SIDE:
+        if serial:
+            max_planes_2x2(as_planes(x), *planes)
+        else:
+            max_parallel_2x2(as_planes(x), share, *planes)
+    elif serial:
+        max_planes(as_planes(x), g, *planes)
     else:
-        max_forward_parallel(as_planes(x), g, planes_per_chunk(x), as_planes(y), as_planes(argmax))
+        max_parallel(as_planes(x), g, share, *planes)
     return y, argmax
 
 
 def max_pool2d_backward_tuned(
-    dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool], **attributes: Any
-) -> tuple[Array | None]:
+    dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool],
+    *, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+) -> tuple[Array | None]:  # fmt: skip
     if not needs[0]:
         return (None,)
-    dx, argmax = empty(inputs[0].shape, dy.dtype), outputs[1]
+    R, S, sh, sw, _, _ = geometry(kernel_size, stride, padding)
+    dx = empty(inputs[0].shape, dy.dtype)
+    planes, size = plane_sizes(dx)
+    given = dy.ravel(), outputs[1].ravel(), dy.shape[2] * dy.shape[3], size, sh >= R and sw >= S
     if dx.size < SERIAL_BELOW:
-        max_backward_planes(as_planes(dy), as_planes(argmax), as_planes(dx))
+        max_backward_planes(*given, dx.ravel())
     else:
-        max_backward_parallel(as_planes(dy), as_planes(argmax), planes_per_chunk(dx), as_planes(dx))
+        max_backward_parallel(*given, share_of(planes, size), dx.ravel())
     return (dx,)
 
 
 def avg_pool2d_forward_tuned(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
-) -> tuple[Array]:
+) -> tuple[Array, ...]:
     g = geometry(kernel_size, stride, padding)
+    if x.size > 0 and is_whole(x, g):
+        return mean_tuned.forward(x, (2, 3), True)
     y, scale = empty(out_shape(x, g), x.dtype), x.dtype.type(1 / (g[0] * g[1]))
-    if x.size < SERIAL_BELOW:
-        avg_forward_planes(as_planes(x), g, scale, as_planes(y))
+    planes, serial, share = as_planes(x), x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
+    if g == SIDE_BY_SIDE:
+        if serial:
+            avg_planes_2x2(planes, scale, as_planes(y))
+        else:
+            avg_parallel_2x2(planes, scale, share, as_planes(y))
+    elif serial:
+        avg_planes(planes, g, scale, as_planes(y))
     else:
-        avg_forward_parallel(as_planes(x), g, scale, planes_per_chunk(x), as_planes(y))
+        avg_parallel(planes, g, scale, share, as_planes(y))
     return (y,)
 
 
 def avg_pool2d_backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool],
     *, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
-) -> tuple[Array | None]:  # fmt: skip
+) -> tuple[Array | None, ...]:  # fmt: skip
     if not needs[0]:
         return (None,)
     g = geometry(kernel_size, stride, padding)
-    dx, scale = empty(inputs[0].shape, dy.dtype), dy.dtype.type(1 / (g[0] * g[1]))
-    if dx.size < SERIAL_BELOW:
-        avg_backward_planes(as_planes(dy), g, scale, as_planes(dx))
+    (x,) = inputs
+    if x.size > 0 and is_whole(x, g):
+        assert mean_tuned.backward is not None
+        return mean_tuned.backward(dy, outputs, inputs, needs, (2, 3), True)
+    dx, scale = empty(x.shape, dy.dtype), dy.dtype.type(1 / (g[0] * g[1]))
+    planes, serial, share = as_planes(dy), x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
+    if g == SIDE_BY_SIDE:
+        if serial:
+            avg_planes_2x2_transposed(planes, scale, as_planes(dx))
+        else:
+            avg_backward_parallel_2x2(planes, scale, share, as_planes(dx))
+    elif serial:
+        avg_planes_transposed(planes, g, scale, as_planes(dx))
     else:
-        avg_backward_parallel(as_planes(dy), g, scale, planes_per_chunk(dx), as_planes(dx))
+        avg_backward_parallel(planes, g, scale, share, as_planes(dx))
     return (dx,)
