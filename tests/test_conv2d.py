@@ -88,7 +88,7 @@ def way(s):
 # ---------------------------------------------------------------- y and dx directly
 
 DIRECT = [
-    ((2, 3, 40, 70), (5, 3, 3, 3), {"padding": 1}),
+    ((2, 3, 40, 70), (12, 3, 3, 3), {"padding": 1}),
     ((1, 70, 33, 31), (20, 70, 3, 3), {"winograd": False}),
     ((1, 70, 33, 31), (20, 70, 3, 3), {"winograd": False, "padding": 1, "activation": "relu"}),
     ((2, 8, 75, 90), (12, 4, 3, 3), {"stride": 2, "dilation": 2, "groups": 2, "padding": 2}),
@@ -168,11 +168,11 @@ WEIGHTS = {  # x, w, attributes: slots, parts, rows side by side, taps (s, c) in
     "rows one after the other": ((5, 20, 30, 31), (40, 20, 3, 3), {"padding": 1}, 5, 2, False, True),
     "one image, parts only": ((1, 24, 33, 32), (70, 24, 3, 3), {"padding": (0, 2)}, 1, 8, False, True),
     "a large filter bank": ((2, 130, 9, 8), (140, 130, 3, 3), {"winograd": False}, 2, 4, False, True),
-    "few channels, strides": ((3, 4, 61, 60), (24, 4, 3, 2), {"stride": (2, 3)}, 3, 3, True, True),
+    "few channels, strides": ((3, 4, 91, 92), (24, 4, 3, 2), {"stride": (2, 3)}, 3, 3, True, True),
     "strides and dilation": (
         (3, 24, 52, 60), (16, 24, 3, 3), {"stride": (2, 1), "dilation": 2, "padding": 2}, 3, 2, False, False
     ),
-    "dilation, side by side": ((4, 3, 40, 41), (8, 3, 3, 3), {"dilation": (1, 3)}, 4, 1, True, False),
+    "dilation, side by side": ((4, 3, 40, 41), (16, 3, 3, 3), {"dilation": (1, 3)}, 4, 2, True, False),
     "groups": ((3, 32, 31, 30), (48, 16, 3, 4), {"groups": 2, "padding": 1}, 3, 3, False, True),
 }  # fmt: skip
 
