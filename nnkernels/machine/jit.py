@@ -25,6 +25,7 @@ __all__ = [
     "inline",
     "inline_always",
     "inline_elementwise",
+    "inline_tuned",
     "jit",
     "jit_elementwise",
     "jit_parallel",
@@ -82,10 +83,16 @@ def inline(function: F) -> F:
 def inline_elementwise(function: F) -> F:
     """As ``inline``, with the flags of ``jit_elementwise`` whatever those of the caller.
 
-    For kernels made by a function, which a driver made by it calls: a driver that captured a compiled kernel
-    would not be found in the cache by the next process.
+    For what closures over formulas call: a kernel that captured a compiled function, or a function that calls
+    one, would not be found in the cache by the next process.
     """
     marked: F = register_jitable(fastmath=ELEMENTWISE_FLAGS)(function)
+    return marked
+
+
+def inline_tuned(function: F) -> F:
+    """As ``inline``, with the flags of ``jit_tuned`` whatever those of the caller."""
+    marked: F = register_jitable(fastmath=TUNED_FLAGS)(function)
     return marked
 
 

@@ -14,7 +14,8 @@ from nnkernels.ops.op import Op
 
 PACKAGE = "nnkernels.ops"
 DECORATORS = (
-    "inline", "inline_always", "inline_elementwise", "jit", "jit_elementwise", "jit_tuned", "jit_parallel"
+    "inline", "inline_always", "inline_elementwise", "inline_tuned",
+    "jit", "jit_elementwise", "jit_tuned", "jit_parallel",
 )  # fmt: skip
 
 

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange, typed
+from nnkernels.machine.jit import (
+    inline,
+    inline_tuned,
+    jit_elementwise,
+    jit_parallel,
+    jit_tuned,
+    prange,
+    typed,
+)
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, PARTS, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import Body
@@ -92,7 +100,7 @@ def planned(x: Array, dim: Dim, keepdim: bool) -> Plan:
     return plan(x.shape, tuple(dim) if isinstance(dim, list) else dim, bool(keepdim))
 
 
-@jit_tuned
+@inline_tuned
 def row_sum(x: Array) -> Any:
     # `reassoc` splits each accumulator over the lanes of several registers, which also keeps the rounding
     # error of a long float32 row small. Two halves at a time are read from memory faster than one.
