@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 # op: which of its bench samples
 SHOWN = {
-    "matmul": 0, "linear": 0, "conv2d": 0, "max_pool2d": 0, "avg_pool2d": 0, "relu": 0, "sigmoid": 0,
-    "tanh": 0, "add": 0, "sum": 3, "softmax": 3, "softmax_cross_entropy": 2, "adam_step": 0,
+    "matmul": 0, "linear": 0, "conv2d": 1, "max_pool2d": 0, "avg_pool2d": 0, "relu": 0, "sigmoid": 0,
+    "tanh": 0, "add": 0, "sum": 3, "softmax": 3, "softmax_cross_entropy": 2, "adam_step": 1,
 }  # fmt: skip
 PEERS_SHOWN = (
     "conv2d 64x6x14x14 16 5x5 fwd", "conv2d 64x32x32x32 64 3x3 p1 fwd", "conv2d 64x32x32x32 64 3x3 p1 dx",

@@ -371,12 +371,12 @@ def adam_bad_inputs() -> Iterator[BadInput]:
 
 
 def sgd_bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-    for n in (61_706, 1 << 22):
+    for n in ((1 << 18) + 5, 61_706, 1 << 22):
         yield Sample(f"{n} parameters", values(rng, dtype, (n,), "---"), {"lr": 0.1, "momentum": 0.9})
 
 
 def adam_bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-    for n in (61_706, 1 << 22):
+    for n in ((1 << 18) + 5, 61_706, 1 << 22):
         yield Sample(f"{n} parameters", values(rng, dtype, (n,), "---+"), {"step": 2})
 
 

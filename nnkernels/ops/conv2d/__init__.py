@@ -107,8 +107,8 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
     yield sample(rng, dtype, (2, 4, 5, 6), (6, 2, 3, 3), groups=2, padding=1, stride=2)
     yield sample(rng, dtype, (2, 3, 5, 5), (6, 1, 3, 3), groups=3)
-    yield sample(rng, dtype, (1, 17, 3, 4), (9, 17, 2, 3), padding=1)
-    yield sample(rng, dtype, (1, 34, 4, 5), (4, 17, 2, 3), groups=2, stride=2, dilation=2, padding=1)
+    yield sample(rng, dtype, (1, 17, 3, 4), (3, 17, 2, 3), padding=1)
+    yield sample(rng, dtype, (1, 34, 3, 3), (2, 17, 2, 3), groups=2, stride=2, dilation=2, padding=1)
 
 
 def bad_inputs() -> Iterator[BadInput]:
@@ -135,6 +135,7 @@ def bad_inputs() -> Iterator[BadInput]:
 
 
 def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, dtype, (4, 6, 30, 30), (8, 6, 5, 5))
     yield sample(rng, dtype, (64, 6, 14, 14), (16, 6, 5, 5))
     yield sample(rng, dtype, (64, 1, 28, 28), (6, 1, 5, 5), padding=2)
     yield sample(rng, dtype, (16, 32, 32, 32), (64, 32, 3, 3), padding=1)
