@@ -183,7 +183,8 @@ def _log1p_up_to_1_32(u: Any) -> Any:
     q = s * s
     p = (((f32(2 / 15) * q + f32(2 / 13)) * q + f32(2 / 11)) * q + f32(2 / 9)) * q
     p = (((p + f32(2 / 7)) * q + f32(2 / 5)) * q + f32(2 / 3)) * q
-    return s * p + (s + s)
+    y = s * p + (s + s)
+    return u if u < f32(1e-8) else y
 
 
 @inline
@@ -193,7 +194,8 @@ def _log1p_up_to_1_64(u: Any) -> Any:
     p = ((((2 / 31 * q + 2 / 29) * q + 2 / 27) * q + 2 / 25) * q + 2 / 23) * q
     p = (((((p + 2 / 21) * q + 2 / 19) * q + 2 / 17) * q + 2 / 15) * q + 2 / 13) * q
     p = (((((p + 2 / 11) * q + 2 / 9) * q + 2 / 7) * q + 2 / 5) * q + 2 / 3) * q
-    return s * p + (s + s)
+    y = s * p + (s + s)
+    return u if u < 1e-17 else y
 
 
 # --- tanh ---

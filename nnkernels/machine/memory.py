@@ -20,6 +20,7 @@ Array = NDArray[Any]
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 POOLED_BYTES = 64 * 1024  # smaller blocks: malloc reuses them by itself, faster than we could
 MAX_HELD_BYTES = 1024**3
+BYTE = np.dtype(np.uint8)
 
 _free: dict[int, list[memoryview]] = defaultdict(list)
 _held_bytes = 0
@@ -83,12 +84,12 @@ def _take_block(nbytes: int) -> Array:
         storage = _free[size].pop()
         _held_bytes -= size
     except IndexError:
-        fresh = np.empty(size + ALIGNMENT, np.uint8)
+        fresh = np.empty(size + ALIGNMENT, BYTE)
         start = -fresh.ctypes.data % ALIGNMENT
         storage = memoryview(fresh)[start : start + size]  # type: ignore[arg-type]
     # NumPy lets views of views point at the first array that is not a plain view of another ndarray. Coming
     # from a memoryview, `block` is that array, so all views keep `block`, and only it, alive.
-    block = np.frombuffer(storage, np.uint8)
+    block = np.frombuffer(storage, BYTE)
     lease = _Lease(block, _give_back)
     lease.size, lease.storage = size, storage
     _lent[id(lease)] = lease

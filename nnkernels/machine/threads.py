@@ -6,6 +6,7 @@ with 1, 2, ... N threads.
 """
 
 import os
+from functools import lru_cache
 
 import numba
 
@@ -43,6 +44,7 @@ def get_num_threads() -> int:
     return n
 
 
+@lru_cache(maxsize=1024)
 def share_of(count: int, size: int = 1) -> int:
     """Return how many of ``count`` pieces of ``size`` elements one task takes.
 

@@ -45,7 +45,7 @@ def cross_entropy_kernel(x: Array, t: Array, loss: Array, p: Array) -> None:
         m = x[i, 0]
         for k in range(x.shape[1]):
             m = max(m, x[i, k])
-        s = x[i, 0] * 0
+        s = 0.0
         for k in range(x.shape[1]):
             s += np.exp(x[i, k] - m)
         loss[i] = 0
@@ -58,7 +58,7 @@ def cross_entropy_kernel(x: Array, t: Array, loss: Array, p: Array) -> None:
 @jit
 def cross_entropy_backward_kernel(g: Array, p: Array, t: Array, dx: Array) -> None:
     for i in range(p.shape[0]):
-        weight_of_row = p[i, 0] * 0
+        weight_of_row = 0.0
         for k in range(p.shape[1]):
             weight_of_row += t[i, k]
         for k in range(p.shape[1]):

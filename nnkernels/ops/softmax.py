@@ -49,7 +49,7 @@ def forward_kernel(x: Array, log: bool, y: Array) -> None:
             m = x[o, 0, i]
             for k in range(n):
                 m = max(m, x[o, k, i])
-            s = x[o, 0, i] * 0
+            s = 0.0
             for k in range(n):
                 s += np.exp(x[o, k, i] - m)
             for k in range(n):
@@ -64,7 +64,7 @@ def backward_kernel(dy: Array, y: Array, log: bool, dx: Array) -> None:
     outer, n, inner = y.shape
     for o in range(outer):
         for i in range(inner):
-            t = y[o, 0, i] * 0
+            t = 0.0
             for k in range(n):
                 t += dy[o, k, i] if log else dy[o, k, i] * y[o, k, i]
             for k in range(n):
