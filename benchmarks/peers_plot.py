@@ -121,7 +121,7 @@ def by_family(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def halves(groups: list[list[Any]]) -> list[list[list[Any]]]:
     """Return the groups in two columns of about equal length, or in one if they are few."""
     sizes = [len(group) + 1 for group in groups]
-    if sum(sizes) < 30:
+    if sum(sizes) < 30 or len(groups) < 2:
         return [groups]
     cut = min(range(1, len(groups)), key=lambda i: max(sum(sizes[:i]), sum(sizes[i:])))
     return [groups[:cut], groups[cut:]]

@@ -193,6 +193,10 @@ def pack_planes(x: Array, g: Correlation, n: int, first: int, planes: Array) -> 
             for c in range(g.C):
                 to = U(((c * g.phases_h + a) * g.phases_w + b) * g.plane + low)
                 image = (n * g.C + c) * g.H
+                if length == g.W == g.pitch and g.top == 0 and g.sh == 1 and first + g.plane_rows <= g.H:
+                    at = U((image + first) * g.W)  # 1 x 1: the rows follow each other on both sides
+                    copy_row(x, at, 1, planes, to, g.plane_rows * g.pitch)
+                    continue
                 for i in range(first, first + g.plane_rows):
                     h = i * g.sh + a - g.top
                     if h < 0 or h >= g.H:

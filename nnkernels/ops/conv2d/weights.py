@@ -24,7 +24,8 @@ from nnkernels.ops.matmul.micro import MR, block_product
 TASKS = 8
 SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
-SLOT_ELEMENTS = 1 << 17  # of dw: larger ones are not worth keeping several times
+SLOT_ELEMENTS = 1 << 16  # of dw: larger ones are not worth keeping several times
+SHARED_ELEMENTS = 1 << 24  # of all packed chunks: 64 MiB of float32
 PIXELS = 384  # output pixels of a chunk: the depth of a tile's sums
 
 
@@ -56,6 +57,7 @@ class Sizes(NamedTuple):
     row_step: int  # packed rows from one output row to the next
     slots: int
     parts: int
+    shared: bool  # all chunks are packed first: several parts would each pack them again
 
 
 class Plan(NamedTuple):
@@ -83,11 +85,13 @@ def weight_plan(
     together = R if C * S < FEW else 1
     packed_rows = rows if together > 1 else (rows - 1) * sh + dh * (R - 1) + 1
     depth, width, row_step = C * together, W + 2 * pw, 1 if together > 1 else sh
+    every = N * -(-P // rows) * packed_rows * width * depth
+    shared = parts > 1 and groups == 1 and every <= SHARED_ELEMENTS
     p, q = np.ogrid[:rows, :Q]
     at = (p * row_step * width + q * sw) * depth
     sizes = Sizes(
         N, C, H, W, K, R, S, P, Q, sh, sw, ph, pw, dh, dw, groups, together, S if dw == 1 else 1, depth,
-        rows, packed_rows, width, row_step, slots, parts,
+        rows, packed_rows, width, row_step, slots, parts, shared,
     )  # fmt: skip
     return Plan(sizes, at.reshape(-1).astype(np.uint64))
 
@@ -122,7 +126,8 @@ def dw_chunk(
     panels, pixels = (filters + MR - 1) // MR, min(g.rows, g.P - first) * g.Q
     low, high = panels * part // g.parts * MR, min(filters, panels * (part + 1) // g.parts * MR)
     for group in range(g.groups):
-        pack_pixels(x, g, n, group, first, packed)
+        if not g.shared:
+            pack_pixels(x, g, n, group, first, packed)
         k = group * filters + low
         i = U(((n * g.K + k) * g.P + first) * g.Q)
         for r in range(g.R // g.together):
@@ -138,16 +143,18 @@ def dw_chunk(
 def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, dw: Array) -> None:
     """Sum a slot's chunks of images for a part of the filters."""
     slot, part = task // g.parts, task % g.parts
-    packed[:] = 0
+    if not g.shared:
+        packed[task, :] = 0
     chunks = (g.P + g.rows - 1) // g.rows
     for chunk in range(slot, g.N * chunks, g.slots):
-        dw_chunk(dy, x, at, g, chunk // chunks, chunk % chunks * g.rows, part, packed, dw)
+        pixels = packed[chunk] if g.shared else packed[task]
+        dw_chunk(dy, x, at, g, chunk // chunks, chunk % chunks * g.rows, part, pixels, dw)
 
 
 @jit_tuned
 def dw_serial(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
     partial[:] = 0
-    dw_task(0, dy, x, at, g, packed[0], partial[0])
+    dw_task(0, dy, x, at, g, packed, partial[0])
     for k in range(g.K):
         gather_filter(partial, g, k, dw)
 
@@ -156,8 +163,12 @@ def dw_serial(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: 
 def dw_parallel(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
     for slot in prange(g.slots):
         partial[slot, :] = 0
+    chunks = (g.P + g.rows - 1) // g.rows
+    for chunk in prange(g.N * chunks if g.shared else 0):
+        packed[chunk, :] = 0
+        pack_pixels(x, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
     for task in prange(g.slots * g.parts):
-        dw_task(task, dy, x, at, g, packed[task], partial[task // g.parts])
+        dw_task(task, dy, x, at, g, packed, partial[task // g.parts])
     for k in prange(g.K):
         gather_filter(partial, g, k, dw)
 
@@ -198,7 +209,8 @@ def weight_gradient(
     if not dy.size:
         return np.zeros_like(w)
     g, at = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
-    packed = empty((g.slots * g.parts, g.packed_rows * g.width * g.depth), x.dtype)
+    count = g.N * -(-g.P // g.rows) if g.shared else g.slots * g.parts
+    packed = empty((count, g.packed_rows * g.width * g.depth), x.dtype)
     partial = empty((g.slots, w.size), x.dtype)
     dw = empty(w.shape, x.dtype)
     run = dw_serial if g.slots * g.parts == 1 else dw_parallel
