@@ -96,6 +96,7 @@ def numpy_process(n: int, threads: int) -> Iterator[Callable[[], float]]:
             answer = process.stdout.readline()
             if not answer:
                 raise SystemExit("matmul_ladder: NumPy's process ended")
+            time.sleep(0.2)  # OpenBLAS's threads spin for about 0.1 s after a product
             return float(answer)
 
         yield its_turn
