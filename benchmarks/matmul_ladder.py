@@ -13,6 +13,7 @@ Writes benchmarks/results/matmul_ladder.json and docs/matmul-ladder.png, or both
 import argparse
 import datetime
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -54,8 +55,8 @@ def matrices(n: int) -> tuple[Any, Any, Any]:
 
 def turn(call: Callable[[], Any]) -> float:
     """Return the median seconds of a call over one block, after untimed ones."""
-    peers_time.warm(call, peers_time.WARM)
-    return peers_time.block(call, 1)
+    peers_time.warm(call, 0.03)  # threads awake, caches as in a loop
+    return statistics.median(peers_time.block(call, 1) for _ in range(3))
 
 
 def interleaved(turns: dict[str, Callable[[], float]], seconds: float) -> dict[str, dict[str, float]]:
