@@ -67,14 +67,15 @@ def roofline(results: dict[str, Any]) -> Figure:
     for family, (colour, marker) in FAMILIES.items():
         here = np.array([row["family"] == family for row in rows], bool)
         if here.any():
-            axes.scatter(x[here], y[here], 30, colour, marker, label=family, edgecolors="white",
+            axes.scatter(x[here], y[here], 30, colour, marker=marker, label=family, edgecolors="white",
                          linewidths=0.4, zorder=3)  # fmt: skip
     bottom, top = min(*y, bandwidth * left) / 1.6, max(peak, *y) * 2
     axes.set(xlim=(left, right), ylim=(bottom, top),
              xlabel="FLOPs per byte moved at least", ylabel="GFLOP/s of tuned")  # fmt: skip
     note = (
         f"multiply-adds: {peak:.0f} GFLOP/s\nmemory: {bandwidth:.0f} GB/s\nthey meet at "
-        f"{peak / bandwidth:.1f} FLOPs a byte\n(points above the slope: in caches)"
+        f"{peak / bandwidth:.1f} FLOPs a byte\nabove the slope: in caches\n"
+        "above the roof: Winograd, its\nproducts counted as the direct ones"
     )
     axes.text(0.02, 0.98, note, transform=axes.transAxes, va="top", fontsize=8.5, linespacing=1.4)
     for ticks in (axes.xaxis, axes.yaxis):
