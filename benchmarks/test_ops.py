@@ -63,5 +63,6 @@ def test_op(benchmark, name, i, body, way):
         bytes=op.bytes(arrays, outputs[0]),
     )  # fmt: skip
     rounds = int(min(200, max(5, SECONDS / once)))
+    time.sleep(0.2)  # OpenBLAS's threads spin for about 0.1 s after the products of the case before
     benchmark.pedantic(run, rounds=rounds, iterations=max(1, int(1e-4 / once)), warmup_rounds=2)
     assert len(result) == (len(outputs) if way == "forward" else len(arrays))
