@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numba
 from numba import prange, types
 from numba.extending import overload, register_jitable
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from nnkernels.machine.cache import cache_directory
 
@@ -26,6 +27,7 @@ __all__ = [
     "inline_always",
     "inline_elementwise",
     "inline_tuned",
+    "int_tuple",
     "jit",
     "jit_elementwise",
     "jit_parallel",
@@ -111,6 +113,20 @@ def overload_exactly(function: Callable[..., Any]) -> Callable[[F], F]:
     options = {"fastmath": ELEMENTWISE_FLAGS, "forceinline": True}
     decorator: Callable[[F], F] = overload(function, jit_options=options)
     return decorator
+
+
+def int_tuple(values: Any, n: int) -> tuple[int, ...]:
+    """Return the first n elements of an integer array, n being a constant of the program.
+
+    Kernels take their sizes as an array and name them inside, ``Sizes(*int_tuple(values, SIZES))``: to Numba's
+    dispatcher, a NamedTuple of 20 numbers costs 1 us at every call.
+    """
+    return tuple(int(v) for v in values[:n])
+
+
+@overload(int_tuple, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
+def _int_tuple(values: Any, n: int) -> Any:
+    return lambda values, n: to_fixed_tuple(values, n)
 
 
 def typed(value: float, x: Any) -> Any:

@@ -215,7 +215,7 @@ conv2d = Op(
                "range(0, g.N * chunks, g.slots)"),
         mutant("filter rows mixed up", "tuned", "weights",
                "r // g.together * (g.S // g.run_s)", "r // g.together"),
-        mutant("db counts twice", "tuned", "weights", "db[k] = total", "db[k] = total + total"),
+        mutant("db counts twice", "tuned", "weights", "    return total", "    return total + total"),
         mutant("slope of relu forgotten", "tuned", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
         mutant("Winograd: wrong point", "tuned", "winograd", "store(d2 - d1,", "store(d1 - d2,"),
         mutant("Winograd: filter not turned around", "tuned", "winograd", "8 - t if g.flip else t", "t"),

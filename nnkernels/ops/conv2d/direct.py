@@ -9,25 +9,25 @@ time. Every result is computed by one task alone, so nothing depends on the numb
 Bound: 2 N K C R S P Q FLOPs each; of the pixels computed, Q / pitch are useful.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
-from nnkernels.machine.jit import jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import int_tuple, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.planes import (
+    CORRELATION,
     Correlation,
     Plan,
     forward_plan,
     gradient_plan,
     pack_planes,
+    planes_size,
     unpack_rows,
 )  # fmt: skip
 from nnkernels.ops.conv2d.shapes import Pair
 from nnkernels.ops.matmul.micro import MR, block_product
-
-SLOTS = 8  # workspaces that tasks are dealt to
-SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
-SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 
 
 @jit_tuned
@@ -59,9 +59,12 @@ def correlate_chunk(
 
 @jit_tuned
 def correlate_slot(
-    slot: int, slots: int, x: Array, w: Array, b: Array, parts: Array, offsets: Array, g: Correlation,
-    planes: Array, sums: Array, y: Array,
+    slot: int, slots: int, x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
+    work: Array, y: Array,
 ) -> None:  # fmt: skip
+    """Compute every ``slots``-th chunk."""
+    g = Correlation(*int_tuple(sizes, CORRELATION))
+    planes, sums = work[: planes_size(g)], work[planes_size(g) :]
     planes[:] = 0
     chunks = (g.P + g.rows - 1) // g.rows
     for task in range(slot, g.N * chunks, slots):
@@ -69,27 +72,47 @@ def correlate_slot(
         correlate_chunk(x, w, b, parts, offsets, g, n, first, planes, sums, y)
 
 
+@jit_tuned
+def correlate_serial(
+    x: Array, w: Array, taps: Array, weights: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
+    work: Array, y: Array,
+) -> None:  # fmt: skip
+    """Rearrange the weights, unless ``taps`` is empty and they are w itself; compute all chunks."""
+    for i in range(taps.size):
+        weights[i] = w[taps[i]]
+    correlate_slot(0, 1, x, weights, b, parts, offsets, sizes, work[0], y)
+
+
 @jit_parallel
 def correlate_parallel(
-    x: Array, w: Array, b: Array, parts: Array, offsets: Array, g: Correlation,
-    planes: Array, sums: Array, y: Array,
+    x: Array, w: Array, taps: Array, weights: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
+    work: Array, y: Array,
 ) -> None:  # fmt: skip
-    for slot in prange(len(sums)):
-        correlate_slot(slot, len(sums), x, w, b, parts, offsets, g, planes[slot], sums[slot], y)
+    if taps.size > 0:
+        for i in prange(taps.size):
+            weights[i] = w[taps[i]]
+    for slot in prange(len(work)):
+        correlate_slot(slot, len(work), x, weights, b, parts, offsets, sizes, work[slot], y)
 
 
-def correlate(plan: Plan, x: Array, w: Array, b: Array, y: Array) -> None:
+def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None:
     """Write the correlation of x with the weights w to the pixels of y that the plan names."""
-    g = plan.sizes
-    tasks = g.N * -(-g.P // g.rows)
-    slots = 1 if g.N * g.P * g.width * w.size < SERIAL_BELOW else min(SLOTS, tasks)
-    planes = empty((slots, g.C * g.phases_h * g.phases_w * g.plane if g.packed else 0), x.dtype)
-    sums = empty((slots, MR * g.rows * g.pitch), x.dtype)
-    x, w, y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
-    if slots == 1:
-        correlate_slot(0, 1, x, w, b, plan.parts, plan.offsets, g, planes[0], sums[0], y)
-    else:
-        correlate_parallel(x, w, b, plan.parts, plan.offsets, g, planes, sums, y)
+    sizes, values, slots, space, parts, offsets, taps = plan
+    dtype = x.dtype
+    w = w.reshape(-1)
+    weights = empty((taps.size,), dtype) if taps.size else w
+    bias = no_bias(sizes.K, dtype.char) if b is None else b
+    run = correlate_serial if slots == 1 else correlate_parallel
+    run(
+        x.reshape(-1), w, taps, weights, bias, parts, offsets, values, empty((slots, space), dtype),
+        y.reshape(-1),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def no_bias(K: int, dtype: str) -> Array:
+    """Return zeros, never written to."""
+    return np.zeros(K, dtype)
 
 
 def forward(
@@ -100,15 +123,8 @@ def forward(
     g = plan.sizes
     y = empty((g.N, g.K, g.height, g.width), x.dtype)
     if y.size:
-        correlate(plan, x, w, np.zeros(g.K, x.dtype) if b is None else b, y)
+        correlate(plan, x, w, b, y)
     return y
-
-
-@jit_parallel
-def gather(w: Array, taps: Array, out: Array) -> None:
-    """out[i] = w[taps[i]]."""
-    for i in prange(taps.size):
-        out[i] = w[taps[i]]
 
 
 def input_gradient(
@@ -122,8 +138,5 @@ def input_gradient(
         return np.zeros_like(x)
     # With a stride, pixels may be left that no window reads: they keep 0.
     dx = (empty if stride == (1, 1) else zeros)(x.shape, x.dtype)
-    weights = w.reshape(-1)[plan.taps] if w.size < SMALL else empty(plan.taps.shape, w.dtype)
-    if w.size >= SMALL:
-        gather(w.reshape(-1), plan.taps, weights)
-    correlate(plan, dy, weights, np.zeros(x.shape[1], x.dtype), dx)
+    correlate(plan, dy, w, None, dx)
     return dx

@@ -4,6 +4,7 @@ The thresholds are where one method overtook the other on the machines where bot
 """
 
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
@@ -50,6 +51,17 @@ def methods(
     winograd: Winograd = None,
 ) -> Methods:  # fmt: skip
     """Return the methods for shapes x (N, C, H, W) and w (K, C / groups, R, S)."""
+    if winograd is None and not _winograd.get():
+        winograd = False
+    return chosen(x, w, stride, padding, dilation, groups, winograd)
+
+
+@lru_cache(maxsize=256)
+def chosen(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    winograd: Winograd,
+) -> Methods:  # fmt: skip
+    """Return what ``methods`` does, the switch being part of ``winograd``."""
     (N, C, H, W), (K, per_group, R, S) = x, w
     if R == 1:
         why_dw = "pixels x taps: a filter is one row, and its taps are one run of pixels"
@@ -63,7 +75,7 @@ def methods(
         )
     if why := no_winograd(w, stride, padding, dilation, groups):
         return Methods("direct", why, why_dw)
-    if winograd is False or (winograd is None and not _winograd.get()):
+    if winograd is False:
         return Methods("direct", "Winograd is switched off", why_dw)
     if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
@@ -83,6 +95,6 @@ def describe(
     """Return a line per pass: the method and its reason."""
     if 0 in x:
         return dict.fromkeys(("forward", "dx", "dw"), f"nothing to multiply: x is empty, {x}")
-    chosen = methods(x, w, stride, padding, dilation, groups, winograd)
-    line = f"{'direct' if chosen.way == 'direct' else 'Winograd'}: {chosen.why}"
-    return {"forward": line, "dx": line, "dw": chosen.why_dw}
+    way, why, why_dw = methods(x, w, stride, padding, dilation, groups, winograd)
+    line = f"{'direct' if way == 'direct' else 'Winograd'}: {why}"
+    return {"forward": line, "dx": line, "dw": why_dw}

@@ -21,14 +21,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_elementwise
+from nnkernels.machine.jit import inline, jit_elementwise
 from nnkernels.machine.memory import Array
 from nnkernels.machine.simd import U, broadcast, lanes_of, load, maximum, store
 from nnkernels.ops.conv2d.shapes import Pair, out_length
+from nnkernels.ops.matmul.micro import MR
 
 CHUNK = 1024  # pixels per chunk at most
 SOURCE = 1 << 16  # elements of a chunk's planes: 256 KiB of float32, to stay in the L2 cache
 LIES = 1 << 15  # elements of an image that is small enough to be read where it lies
+SLOTS = 8  # workspaces that tasks are dealt to
+SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 
 
 class Correlation(NamedTuple):
@@ -59,6 +62,9 @@ class Correlation(NamedTuple):
     relu: bool
 
 
+CORRELATION = len(Correlation._fields)
+
+
 class Part(NamedTuple):
     """One sum of taps: all of y, or those pixels of dx that the same filter positions reach."""
 
@@ -76,9 +82,25 @@ class Plan(NamedTuple):
     """What one call needs; made once for each combination of sizes."""
 
     sizes: Correlation
+    values: Array  # the same, for kernels
+    slots: int  # workspaces that tasks are dealt to
+    space: int  # elements of each: planes, then sums of MR rows
     parts: Array  # one row per Part
     offsets: Array  # of the taps of all parts
     taps: Array  # which filter elements (k C R S + c R S + ...) the weights are, for dx
+
+
+def make_plan(g: Correlation, weights: int, parts: Array, offsets: Array, taps: Array) -> Plan:
+    """Return the plan of sums with so many weights."""
+    slots = 1 if g.N * g.P * g.width * weights < SERIAL_BELOW else min(SLOTS, g.N * -(-g.P // g.rows))
+    space = planes_size(g) + MR * g.rows * g.pitch
+    return Plan(g, np.array(g, np.int64), slots, space, parts, offsets.astype(np.uint64), taps)
+
+
+@inline
+def planes_size(g: Correlation) -> int:
+    """Return the elements of a chunk's planes."""
+    return g.C * g.phases_h * g.phases_w * g.plane if g.packed else 0
 
 
 def chunk_rows(P: int, pitch: int, channels: int) -> int:
@@ -109,8 +131,8 @@ def forward_plan(
         N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
         K, P, rows, P, Q, 1, 1, relu,
     )  # fmt: skip
-    parts = np.array([Part(P, Q, 0, 0, 0, 0, len(offsets), 0)])
-    return Plan(sizes, parts, offsets.astype(np.uint64), np.empty(0, np.int64))
+    parts = np.array([Part(P, Q, 0, 0, 0, 0, offsets.size, 0)])
+    return make_plan(sizes, K * offsets.size, parts, offsets, np.empty(0, np.int64))
 
 
 class Phase(NamedTuple):
@@ -146,7 +168,7 @@ def gradient_plan(
     if not (down and across):
         nothing = np.empty(0, np.int64)
         none: Any = [0] * len(Correlation._fields)
-        return Plan(Correlation(*none), nothing, nothing, nothing)
+        return Plan(Correlation(*none), nothing, 0, 0, nothing, nothing, nothing)
     # Tap r of row i reads row i - dh r // sh of dy; the planes begin with the lowest row that any reads.
     i0, j0 = (min(f.low for f in axis) for axis in (down, across))
     far_h, far_w = dh * (R - 1) // sh, dw * (S - 1) // sw
@@ -178,7 +200,9 @@ def gradient_plan(
         N, K, P, Q, 1, 1, top, left, 1, 1, pitch, packed, plane, plane_rows, groups,
         C, max(f.length for f in down), rows, H, W, sh, sw, False,
     )  # fmt: skip
-    return Plan(sizes, np.array(parts), np.concatenate(offsets).astype(np.uint64), np.concatenate(taps))
+    return make_plan(
+        sizes, K * per_group * R * S, np.array(parts), np.concatenate(offsets), np.concatenate(taps)
+    )
 
 
 @jit_elementwise

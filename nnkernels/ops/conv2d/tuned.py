@@ -5,7 +5,7 @@ from nnkernels.ops.activation import through_relu
 from nnkernels.ops.conv2d import direct
 from nnkernels.ops.conv2d.methods import methods
 from nnkernels.ops.conv2d.shapes import Pair, Winograd
-from nnkernels.ops.conv2d.weights import bias_gradient, weight_gradient
+from nnkernels.ops.conv2d.weights import weight_gradients
 from nnkernels.ops.conv2d.winograd import forward as by_patches
 from nnkernels.ops.conv2d.winograd import input_gradient as gradient_by_patches
 from nnkernels.ops.validate import pair
@@ -39,6 +39,7 @@ def conv2d_backward_tuned(
             dx = direct.input_gradient(dy, x, w, *how)
         else:
             dx = gradient_by_patches(dy, w, pair(padding), int(way[-1]))
-    dw = weight_gradient(dy, x, w, *how) if needs[1] else None
-    db = bias_gradient(dy) if needs[2] else None
-    return dx, dw, db
+    if not (needs[1] or needs[2]):
+        return dx, None, None
+    dw, db = weight_gradients(dy, x, w, *how, needs[2])
+    return dx, dw if needs[1] else None, db if needs[2] else None

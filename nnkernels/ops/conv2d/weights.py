@@ -1,4 +1,4 @@
-"""conv2d's weight gradient: dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s].
+"""conv2d's weight gradient: dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s]; and db.
 
 A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a
 row. Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps
@@ -11,11 +11,11 @@ filters are cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import int_tuple, jit_elementwise, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.shapes import Pair, out_length
@@ -60,11 +60,17 @@ class Sizes(NamedTuple):
     shared: bool  # all chunks are packed first: several parts would each pack them again
 
 
+SIZES = len(Sizes._fields)
+
+
 class Plan(NamedTuple):
     """Sizes, and where the run of each output pixel of a chunk begins."""
 
     sizes: Sizes
+    values: Array  # the same, for kernels
     at: Array
+    packed: tuple[int, int]  # shapes of the workspaces: packed chunks, and a dw for each slot
+    partial: tuple[int, int]
 
 
 @lru_cache(maxsize=256)
@@ -93,7 +99,9 @@ def weight_plan(
         N, C, H, W, K, R, S, P, Q, sh, sw, ph, pw, dh, dw, groups, together, S if dw == 1 else 1, depth,
         rows, packed_rows, width, row_step, slots, parts, shared,
     )  # fmt: skip
-    return Plan(sizes, at.reshape(-1).astype(np.uint64))
+    packed = (N * -(-P // rows) if shared else slots * parts, packed_rows * width * depth)
+    partial = (slots, K * C * R * S)
+    return Plan(sizes, np.array(sizes, np.int64), at.reshape(-1).astype(np.uint64), packed, partial)
 
 
 @jit_elementwise
@@ -152,25 +160,36 @@ def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, 
 
 
 @jit_tuned
-def dw_serial(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
+def dw_serial(
+    dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
+) -> None:
+    g = Sizes(*int_tuple(sizes, SIZES))
     partial[:] = 0
     dw_task(0, dy, x, at, g, packed, partial[0])
     for k in range(g.K):
         gather_filter(partial, g, k, dw)
+        if db.size > 0:
+            db[k] = bias_gradient(dy, g, k)
 
 
 @jit_parallel
-def dw_parallel(dy: Array, x: Array, at: Array, g: Sizes, packed: Array, partial: Array, dw: Array) -> None:
+def dw_parallel(
+    dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
+) -> None:
+    g = Sizes(*int_tuple(sizes, SIZES))
     for slot in prange(g.slots):
         partial[slot, :] = 0
     chunks = (g.P + g.rows - 1) // g.rows
-    for chunk in prange(g.N * chunks if g.shared else 0):
-        packed[chunk, :] = 0
-        pack_pixels(x, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
+    if g.shared:
+        for chunk in prange(g.N * chunks):
+            packed[chunk, :] = 0
+            pack_pixels(x, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
     for task in prange(g.slots * g.parts):
         dw_task(task, dy, x, at, g, packed, partial[task // g.parts])
     for k in prange(g.K):
         gather_filter(partial, g, k, dw)
+        if db.size > 0:
+            db[k] = bias_gradient(dy, g, k)
 
 
 @jit_tuned
@@ -191,36 +210,28 @@ def gather_filter(partial: Array, g: Sizes, k: int, dw: Array) -> None:
 
 
 @jit_tuned
-def bias_gradient_kernel(dy: Array, N: int, K: int, pixels: int, db: Array) -> None:
-    """db[k] = sum over n, p, q of dy[n, k, p, q]."""
-    for k in range(K):
-        total = dy.dtype.type(0)
-        for n in range(N):
-            at = U((n * K + k) * pixels)
-            for q in range(U(pixels)):
-                total += dy[at + q]
-        db[k] = total
+def bias_gradient(dy: Array, g: Sizes, k: int) -> Any:
+    """Return db[k] = sum over n, p, q of dy[n, k, p, q]."""
+    total, pixels = dy.dtype.type(0), U(g.P * g.Q)
+    for n in range(g.N):
+        at = U(n * g.K + k) * pixels
+        for q in range(pixels):
+            total += dy[at + q]
+    return total
 
 
-def weight_gradient(
-    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
-    """Return dw (K, C / groups, R, S)."""
+def weight_gradients(
+    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, bias: bool
+) -> tuple[Array, Array]:
+    """Return dw (K, C / groups, R, S) and, if asked for, db (K)."""
     if not dy.size:
-        return np.zeros_like(w)
-    g, at = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
-    count = g.N * -(-g.P // g.rows) if g.shared else g.slots * g.parts
-    packed = empty((count, g.packed_rows * g.width * g.depth), x.dtype)
-    partial = empty((g.slots, w.size), x.dtype)
-    dw = empty(w.shape, x.dtype)
+        return np.zeros_like(w), np.zeros(len(w), w.dtype)
+    g, values, at, packed_shape, partial_shape = weight_plan(
+        x.shape, w.shape, stride, padding, dilation, groups
+    )
+    dtype = w.dtype
+    packed, partial = empty(packed_shape, dtype), empty(partial_shape, dtype)
+    dw, db = empty(w.shape, dtype), empty((g.K if bias else 0,), dtype)
     run = dw_serial if g.slots * g.parts == 1 else dw_parallel
-    run(dy.reshape(-1), x.reshape(-1), at, g, packed, partial, dw.reshape(-1))
-    return dw
-
-
-def bias_gradient(dy: Array) -> Array:
-    """Return db (K)."""
-    N, K, P, Q = dy.shape
-    db = empty((K,), dy.dtype)
-    bias_gradient_kernel(dy.reshape(-1), N, K, P * Q, db)
-    return db
+    run(dy.reshape(-1), x.reshape(-1), at, values, packed, partial, dw.reshape(-1), db)
+    return dw, db
