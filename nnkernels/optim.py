@@ -71,19 +71,17 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient, in place."""
-        gradients = [None if p.grad is None else p.grad.data for p in self.params]
+        gradients = [p.grad for p in self.params]
         first = self.steps[0]
-        if self._flat is not None and all(
-            g is not None and steps == first for g, steps in zip(gradients, self.steps)
-        ):
+        if self._flat is not None and None not in gradients and self.steps.count(first) == len(self.steps):
             self._attach()
-            np.concatenate([g.reshape(-1) for g in gradients], out=self._gradient)  # type: ignore[union-attr]
+            np.concatenate([g.data.reshape(-1) for g in gradients if g is not None], out=self._gradient)
             self.update(None, self._flat, self._gradient, first)
             self.steps = [first + 1] * len(self.params)
             return
         for i, (p, g) in enumerate(zip(self.params, gradients)):
             if g is not None:
-                self.update(i, p.data, g, self.steps[i])
+                self.update(i, p.data, g.data, self.steps[i])
                 self.steps[i] += 1
 
     def update(self, i: int | None, param: Array, grad: Array, steps: int) -> None:

@@ -11,6 +11,7 @@ Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18,
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -21,6 +22,7 @@ from nnkernels.ops import OPS
 from nnkernels.ops.op import Body, Op
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
+_numbers = count(1)
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def no_grad() -> Iterator[None]:
 class Node:
     """One recorded call: what backward needs, until it has run."""
 
-    __slots__ = ("arrays", "attributes", "body", "inputs", "needs", "op", "outputs")
+    __slots__ = ("arrays", "attributes", "body", "inputs", "needs", "number", "op", "outputs")
 
     def __init__(
         self,
@@ -55,12 +57,11 @@ class Node:
         self.attributes = attributes
         self.outputs = outputs
         self.needs = needs
+        self.number = next(_numbers)  # a node is younger than those that made its inputs
 
-    def parents(self) -> Iterator["Tensor"]:
-        """Yield the input tensors that need a gradient."""
-        for tensor, need in zip(self.inputs, self.needs):
-            if need:
-                yield tensor
+    def parents(self) -> list["Tensor"]:
+        """Return the input tensors that need a gradient."""
+        return [tensor for tensor, need in zip(self.inputs, self.needs) if need]
 
     def pull_back(self, dy: Array) -> tuple[Array | None, ...]:
         """Return one gradient per input for the gradient ``dy`` of the output."""
@@ -100,20 +101,16 @@ class Tensor:
         """Run ``op`` on the inputs' arrays and record the call; what ``Op.__call__`` does with Tensors."""
         if op.inplace:
             raise TypeError(f"{op.name} overwrites its inputs: give it arrays (tensor.data), not Tensors")
-        given = tuple([t.data if isinstance(t, Tensor) else t for t in inputs])
-        arrays = op.prepare(given, attributes)
+        arrays = op.prepare([t.data if isinstance(t, Tensor) else t for t in inputs], attributes)
         body = op.body_for(arrays)
         outputs = body.forward(*arrays, **attributes)
         if _grad_enabled.get():
-            constants = op.constants
-            needs = tuple(
-                [
-                    isinstance(t, Tensor) and t.requires_grad and i not in constants
-                    for i, t in enumerate(inputs)
-                ]
-            )
+            needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
+            for i in op.constants:
+                needs[i] = False
             if True in needs:
-                return Tensor(outputs[0], True, Node(op, body, inputs, arrays, attributes, outputs, needs))
+                node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
+                return Tensor(outputs[0], True, node)
         return Tensor(outputs[0])
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -129,6 +126,7 @@ class Tensor:
                 "to differentiate by, and compute outside of no_grad()"
             )
         gradients: dict[int, Array] = {id(self): self._cotangent(gradient)}
+        lent = {id(self)}  # tensors whose gradient lies in memory that others may use
         order = topological_order(self)
         for tensor in order:  # before anything is changed
             if tensor.node is not None and tensor.node.arrays is None:
@@ -137,18 +135,25 @@ class Tensor:
                     "run the forward pass again, or call the first backward(retain_graph=True)"
                 )
         for tensor in order:
-            dy = gradients.pop(id(tensor))
-            if tensor.node is None:
-                accumulate(tensor, dy)
+            key, node = id(tensor), tensor.node
+            dy = gradients.pop(key)
+            if node is None:
+                accumulate(tensor, np.array(dy) if key in lent else dy)
                 continue
-            for parent, dx in zip(tensor.node.inputs, tensor.node.pull_back(dy)):
+            for parent, dx in zip(node.inputs, node.pull_back(dy)):
                 if dx is None:
                     continue
                 key = id(parent)
-                # A fresh sum, never +=: what is there may be a view, or on its way to another node as well.
-                gradients[key] = np.asarray(gradients[key] + dx) if key in gradients else dx
+                if key in gradients:
+                    # A fresh sum, never +=: what is there may be a view, or on its way to another node as well.
+                    gradients[key] = np.asarray(gradients[key] + dx)
+                    lent.discard(key)
+                else:
+                    gradients[key] = dx
+                    if parent.node is None and np.may_share_memory(dx, dy):
+                        lent.add(key)
             if not retain_graph:
-                tensor.node.free()
+                node.free()
 
     def _cotangent(self, gradient: Any) -> Array:
         if gradient is None:
@@ -394,36 +399,27 @@ def matmul(a: Any, b: Any) -> Any:
 
 
 def topological_order(root: Tensor) -> list[Tensor]:
-    """Return the tensors that lead to ``root``, each after all that were made from it.
+    """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last.
 
-    With any other order, a tensor used twice could pass its gradient on before all of it has arrived. The
-    walk keeps its own stack, so deep graphs do not meet Python's recursion limit.
+    With any other order, a tensor used twice could pass its gradient on before all of it has arrived. Since
+    every tensor is younger than those it was made from, from the youngest to the oldest is such an order.
     """
-    finished: list[Tensor] = []
-    seen: set[int] = {id(root)}
-    stack: list[tuple[Tensor, Iterator[Tensor]]] = [(root, parents_of(root))]
-    while stack:
-        tensor, parents = stack[-1]
-        for parent in parents:
-            if id(parent) not in seen:
-                seen.add(id(parent))
-                stack.append((parent, parents_of(parent)))
-                break
-        else:
-            stack.pop()
-            finished.append(tensor)
-    finished.reverse()
-    return finished
+    found, seen = [root], {id(root)}
+    for tensor in found:  # which grows meanwhile
+        if tensor.node is not None:
+            for parent in tensor.node.parents():
+                if id(parent) not in seen:
+                    seen.add(id(parent))
+                    found.append(parent)
+    found.sort(key=number_of, reverse=True)
+    return found
 
 
-def parents_of(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that ``tensor`` was made from and that need a gradient."""
-    return iter(()) if tensor.node is None else tensor.node.parents()
+def number_of(tensor: Tensor) -> int:
+    """Return the number of the call that made the tensor, 0 for a leaf."""
+    return 0 if tensor.node is None else tensor.node.number
 
 
 def accumulate(leaf: Tensor, dx: Array) -> None:
-    """Add ``dx`` to the leaf's gradient, in an array of its own."""
-    if leaf.grad is None:
-        leaf.grad = Tensor(np.array(dx))  # a copy: dx may be a view of another node's array
-    else:
-        leaf.grad = Tensor(np.asarray(leaf.grad.data + dx))
+    """Add ``dx`` to the leaf's gradient; the first one becomes it."""
+    leaf.grad = Tensor(dx if leaf.grad is None else np.asarray(leaf.grad.data + dx))

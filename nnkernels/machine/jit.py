@@ -27,13 +27,13 @@ __all__ = [
     "inline_always",
     "inline_elementwise",
     "inline_tuned",
-    "int_tuple",
     "jit",
     "jit_elementwise",
     "jit_parallel",
     "jit_tuned",
     "overload_exactly",
     "prange",
+    "scalars",
     "typed",
 ]
 
@@ -115,17 +115,17 @@ def overload_exactly(function: Callable[..., Any]) -> Callable[[F], F]:
     return decorator
 
 
-def int_tuple(values: Any, n: int) -> tuple[int, ...]:
-    """Return the first n elements of an integer array, n being a constant of the program.
+def scalars(values: Any, n: int) -> tuple[Any, ...]:
+    """Return the first n elements of an array, n being a constant of the program.
 
-    Kernels take their sizes as an array and name them inside, ``Sizes(*int_tuple(values, SIZES))``: to Numba's
-    dispatcher, a NamedTuple of 20 numbers costs 1 us at every call.
+    Kernels take a dozen numbers as one array and name them inside, ``Sizes(*scalars(values, SIZES))``: to
+    Numba's dispatcher, a NamedTuple of 20 numbers costs 1 us at every call.
     """
-    return tuple(int(v) for v in values[:n])
+    return tuple(values[:n].tolist())
 
 
-@overload(int_tuple, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
-def _int_tuple(values: Any, n: int) -> Any:
+@overload(scalars, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
+def _scalars(values: Any, n: int) -> Any:
     return lambda values, n: to_fixed_tuple(values, n)
 
 

@@ -17,8 +17,18 @@ import numpy as np
 
 from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
-from nnkernels.ops.activation import check_activation, through_relu
-from nnkernels.ops.matmul.gemm import describe, gemm
+from nnkernels.machine.simd import U
+from nnkernels.ops.activation import check_activation, masked_chunk, through_relu
+from nnkernels.ops.matmul.dot import dot_block
+from nnkernels.ops.matmul.gemm import (
+    DOT_MOST_ROWS,
+    KC,
+    SERIAL_BELOW,
+    describe,
+    gemm,
+    row_offsets,
+    small_product,
+)  # fmt: skip
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, rank
 
@@ -109,22 +119,28 @@ def linear_backward_vectorized(
 
 
 # --- tuned: the matmul's tiles; bound 2 N I O FLOPs ---
+#
+# In a small layer calls cost more than sums: there one kernel does everything. All arrays are flat.
 
 
 @jit_tuned
 def set_rows(b: Array, y: Array) -> None:
     """Start every row of y from the bias; the products are added to it."""
-    for n in range(y.shape[0]):
-        for o in range(b.size):
-            y[n, o] = b[o]
+    width = U(b.size)
+    for n in range(U(y.size // b.size)):
+        for o in range(width):
+            y[n * width + o] = b[o]
 
 
 @jit_tuned
 def sum_rows(dy: Array, db: Array) -> None:
     """Add up the rows one after the other: the same order for any number of threads."""
-    for n in range(dy.shape[0]):
-        for o in range(db.size):
-            db[o] += dy[n, o]
+    width = U(db.size)
+    for o in range(width):
+        db[o] = 0
+    for n in range(U(dy.size // db.size)):
+        for o in range(width):
+            db[o] += dy[n * width + o]
 
 
 @jit_tuned
@@ -133,16 +149,48 @@ def relu_inplace(y: Array) -> None:
         y[i] = max(y[i], y.dtype.type(0))
 
 
+@jit_tuned
+def forward_small(x: Array, w: Array, b: Array, relu: bool, N: int, O: int, I: int, y: Array) -> None:  # noqa: E741
+    if b.size > 0:
+        set_rows(b, y)
+    dot_block(x, w, I, 0, N, 0, O, y, O, b.size > 0)
+    if relu:
+        relu_inplace(y)
+
+
+@jit_tuned
+def backward_small(
+    dy: Array, y: Array, x: Array, w: Array, w_rows: Array, x_rows: Array, relu: bool,
+    N: int, O: int, I: int, masked: Array, dx: Array, dw: Array, db: Array,  # noqa: E741
+) -> None:  # fmt: skip
+    """Write those gradients that are not empty; ``w_rows`` and ``x_rows`` are the offsets of their rows."""
+    if relu:
+        masked_chunk(dy, y, masked)
+        dy = masked
+    if dx.size > 0:
+        small_product(dy, O, 1, w, w_rows, N, I, O, dx)
+    if dw.size > 0:
+        small_product(dy, 1, O, x, x_rows, O, I, N, dw)
+    if db.size > 0:
+        sum_rows(dy, db)
+
+
 def linear_forward_tuned(
     x: Array, w: Array, b: Array | None = None, *, activation: str | None = None
 ) -> tuple[Array]:
-    y = empty((*x.shape[:-1], len(w)), x.dtype)
-    rows = as_rows(y)
-    if b is not None:
-        set_rows(b, rows)
+    (O, I), dtype, relu = w.shape, x.dtype, activation == "relu"  # noqa: E741
+    y = empty((*x.shape[:-1], O), dtype)
+    rows, flat = as_rows(y), y.reshape(-1)
+    N = len(rows)
+    if N <= DOT_MOST_ROWS and N * O * I < SERIAL_BELOW:
+        bias = NOTHING[dtype.char] if b is None else b
+        forward_small(x.reshape(-1), w.reshape(-1), bias, relu, N, O, I, flat)
+        return (y,)
+    if b is not None and flat.size > 0:
+        set_rows(b, flat)
     gemm(as_rows(x), w, rows, transpose_b=True, add=b is not None)
-    if activation == "relu":
-        relu_inplace(y.reshape(-1))
+    if relu:
+        relu_inplace(flat)
     return (y,)
 
 
@@ -150,21 +198,33 @@ def linear_backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: Inputs, needs: tuple[bool, bool, bool], *,
     activation: str | None = None,
 ) -> Grads:  # fmt: skip
-    x, w, _ = inputs
-    if activation == "relu":
-        dy = through_relu(dy, outputs[0])
-    drows = as_rows(dy)
-    dx = dw = db = None
-    if needs[0]:
-        dx = empty(x.shape, x.dtype)
-        gemm(drows, w, as_rows(dx))
-    if needs[1]:
-        dw = empty(w.shape, x.dtype)
-        gemm(drows, as_rows(x), dw, transpose_a=True)
-    if needs[2]:
-        db = np.zeros(len(w), x.dtype)
-        sum_rows(drows, db)
-    return dx, dw, db
+    (x, w, _), dtype, relu = inputs, dy.dtype, activation == "relu"
+    nothing = NOTHING[dtype.char]
+    dx = empty(x.shape, dtype) if needs[0] else nothing
+    dw = empty(w.shape, dtype) if needs[1] else nothing
+    db = empty((len(w),), dtype) if needs[2] else nothing
+    (O, I), rows = w.shape, as_rows(x)  # noqa: E741
+    N = len(rows)
+    if 0 < N * O * I < SERIAL_BELOW:
+        backward_small(
+            dy.reshape(-1), outputs[0].reshape(-1), rows.reshape(-1), w.reshape(-1),
+            row_offsets(min(O, KC), I), row_offsets(min(N, KC), I), relu, N, O, I,
+            empty(dy.shape, dtype).reshape(-1) if relu else nothing, dx.reshape(-1), dw.reshape(-1), db,
+        )  # fmt: skip
+    else:
+        if relu:
+            dy = through_relu(dy, outputs[0])
+        drows = as_rows(dy)
+        if needs[0]:
+            gemm(drows, w, as_rows(dx))
+        if needs[1]:
+            gemm(drows, rows, dw, transpose_a=True)
+        if needs[2] and O > 0:
+            sum_rows(drows.reshape(-1), db)
+    return dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None
+
+
+NOTHING = {char: np.empty(0, char) for char in "fd"}
 
 
 # --- records ---
@@ -267,10 +327,12 @@ linear = Op(
         Mutant("missing +=", "loops", "linear.py", "dw[o, i] += dy", "dw[o, i] = dy"),
         Mutant("bias forgotten", "loops", "linear.py", "s = b[o]", "s = 0 * b[o]"),
         Mutant("db of the last row only", "tuned", "linear.py",
-               "db[o] += dy[n, o]\n\n\n@jit", "db[o] = dy[n, o]\n\n\n@jit"),
+               "db[o] += dy[n * width + o]", "db[o] = dy[n * width + o]"),
         Mutant("w not transposed for dx", "tuned", "linear.py",
                "gemm(drows, w, as_rows(dx))", "gemm(drows, w.T.copy().reshape(w.shape), as_rows(dx))"),
-        Mutant("slope of relu forgotten", "tuned", "linear.py",
-               "dy = through_relu(dy, outputs[0])", "pass"),
+        Mutant("rows of w mixed up in a small layer", "tuned", "linear.py",
+               "small_product(dy, O, 1, w,", "small_product(dy, O, 1, w[::-1],"),
+        Mutant("slope of relu forgotten", "tuned", "linear.py", "masked_chunk(dy, y, masked)\n        dy = masked",
+               "pass"),
     ),
 )  # fmt: skip

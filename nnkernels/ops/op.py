@@ -1,7 +1,7 @@
 """The record of one operation: one formula, several bodies, and what tests and benchmarks need to know."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -80,32 +80,34 @@ class Mutant(NamedTuple):
 
 
 MOST_ACCEPTED = 1000  # signatures remembered per op
-PLAIN = {int}  # what tuples among the attributes may hold
+PLAIN = {int, float, bool, str, type(None)}  # attributes that one can remember, and tuples of NUMBERS
+NUMBERS = frozenset({int, float})
 
 
-def signature(arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
+def signature(arrays: Sequence[Any], attributes: Mapping[str, Any], counter: str | None = None) -> Any:
     """Return what ``check`` looks at, hashable; None where something is not a plain array or number.
 
-    Types count, since 1, 1.0 and True are one key to Python.
+    Types count, since 1, 1.0 and True are one key to Python. The attribute ``counter`` does not.
     """
-    shapes: list[tuple[Any, Any] | None] = []
+    key: list[Any] = []
     for a in arrays:
-        if a is None:
-            shapes.append(None)
-        elif type(a) is np.ndarray:
-            shapes.append((a.shape, a.dtype))
+        if type(a) is np.ndarray:
+            key += (a.shape, a.dtype.char)
+        elif a is None:
+            key.append(None)
         else:
             return None
-    values = []
     for name, value in attributes.items():
-        kind = type(value)
+        kind: Any = type(value)
         if kind is tuple:
-            if not set(map(type, value)) <= PLAIN:
+            kind = tuple(map(type, value))
+            if not NUMBERS.issuperset(kind):
                 return None
-        elif value is not None and kind not in (int, str, bool, float):
+        elif kind not in PLAIN:
             return None
-        values.append((name, kind, value))
-    return (*shapes, *values)
+        if name != counter:
+            key += (name, kind, value)
+    return tuple(key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,8 @@ class Op:
     """One formula with its bodies; call it with NumPy arrays or Tensors.
 
     ``check`` validates what types, shapes and attributes decide; a call like one that has passed is not
-    checked again. ``check_values`` is for what the numbers decide (labels in range), at every call.
+    checked again. ``check_values`` is for what the numbers decide (labels in range), at every call, and for
+    the attribute ``counter``, which is another at every call.
     ``constants`` are the positions of inputs that have no gradient (labels); ``inplace`` the positions that
     an update step overwrites. ``samples(rng, dtype)`` yields small inputs that every body must pass,
     ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
@@ -132,6 +135,7 @@ class Op:
     bench_samples: Callable[[np.random.Generator, Any], Iterator[Sample]]
     flops: Callable[..., int]
     check_values: Callable[..., None] | None = None
+    counter: str | None = None
     jvp: Callable[..., Array] | None = None
     cuda: Body | None = None
     constants: frozenset[int] = frozenset()
@@ -151,9 +155,9 @@ class Op:
         outputs = self.body_for(arrays).forward(*self.prepare(arrays, attributes), **attributes)
         return outputs if len(self.inplace) > 1 else outputs[0]
 
-    def prepare(self, arrays: tuple[Any, ...], attributes: Mapping[str, Any]) -> tuple[Array | None, ...]:
+    def prepare(self, arrays: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Array | None, ...]:
         """Return the arrays as kernels want them, after checking them and the attributes."""
-        key = None if self.inplace else signature(arrays, attributes)  # update steps count their calls
+        key = signature(arrays, attributes, self.counter)
         if key is None or key not in self.accepted:
             try:
                 self.check(*arrays, **attributes)

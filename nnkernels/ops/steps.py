@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
+from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange, scalars
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import CHUNK
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -32,25 +32,23 @@ from nnkernels.ops.validate import fail_type, floats, given, number
 SGD_SERIAL_BELOW, ADAM_SERIAL_BELOW = 1 << 18, 1 << 17
 
 Betas = tuple[float, float]
-Coefficients = tuple[Any, ...]  # scalars of the parameter's dtype: a float64 would widen the arithmetic
+Coefficients = Array  # of the parameter's dtype: a float64 would widen the arithmetic
 
 
 def sgd_coefficients(
     param: Array, lr: float, momentum: float, dampening: float, weight_decay: float
 ) -> Coefficients:
-    """Return (lr, momentum, 1 - dampening, weight_decay)."""
-    number_of = param.dtype.type
-    return number_of(lr), number_of(momentum), number_of(1 - dampening), number_of(weight_decay)
+    """Return lr, momentum, 1 - dampening, weight_decay."""
+    return np.array((lr, momentum, 1 - dampening, weight_decay), param.dtype)
 
 
 def adam_coefficients(
     param: Array, step: int, lr: float, betas: Betas, eps: float, weight_decay: float
 ) -> Coefficients:
-    """Return (lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta1^step, 1 - beta2^step, eps, weight_decay)."""
-    (beta1, beta2), number_of = betas, param.dtype.type
+    """Return lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta1^step, 1 - beta2^step, eps, weight_decay."""
+    beta1, beta2 = betas
     corrections = (1 - beta1**step, 1 - beta2**step)
-    values = (lr, beta1, 1 - beta1, beta2, 1 - beta2, *corrections, eps, weight_decay)
-    return tuple(number_of(value) for value in values)
+    return np.array((lr, beta1, 1 - beta1, beta2, 1 - beta2, *corrections, eps, weight_decay), param.dtype)
 
 
 # --- loops ---
@@ -60,7 +58,7 @@ def adam_coefficients(
 def sgd_step_kernel(
     param: Array, grad: Array, velocity: Array, coefficients: Coefficients, nesterov: bool, first: bool
 ) -> None:
-    lr, momentum, gain, weight_decay = coefficients
+    lr, momentum, gain, weight_decay = scalars(coefficients, 4)
     for i in range(param.size):
         g = grad[i]
         if weight_decay != 0:
@@ -73,7 +71,7 @@ def sgd_step_kernel(
 
 @jit
 def adam_step_kernel(param: Array, grad: Array, m: Array, v: Array, coefficients: Coefficients) -> None:
-    lr, beta1, gain1, beta2, gain2, correction1, correction2, eps, weight_decay = coefficients
+    lr, beta1, gain1, beta2, gain2, correction1, correction2, eps, weight_decay = scalars(coefficients, 9)
     for i in range(param.size):
         g = grad[i]
         if weight_decay != 0:
@@ -133,7 +131,7 @@ def decayed(grad: Any, param: Any, weight_decay: Any) -> Any:
 
 @jit_elementwise
 def sgd_chunk(param: Array, grad: Array, coefficients: Coefficients) -> None:
-    lr, _, _, weight_decay = coefficients
+    lr, _, _, weight_decay = scalars(coefficients, 4)
     for i in range(param.size):
         param[i] -= lr * decayed(grad[i], param[i], weight_decay)
 
@@ -143,7 +141,7 @@ def momentum_chunk(
     param: Array, grad: Array, velocity: Array, coefficients: Coefficients, nesterov: bool, first: bool
 ) -> None:
     # The conditions do not change along the loop: LLVM takes them out of it, or turns them into selects.
-    lr, momentum, gain, weight_decay = coefficients
+    lr, momentum, gain, weight_decay = scalars(coefficients, 4)
     for i in range(param.size):
         p, old = param[i], velocity[i]
         g = decayed(grad[i], p, weight_decay)
@@ -154,7 +152,7 @@ def momentum_chunk(
 
 @jit_elementwise
 def adam_chunk(param: Array, grad: Array, m: Array, v: Array, coefficients: Coefficients) -> None:
-    lr, beta1, gain1, beta2, gain2, correction1, correction2, eps, weight_decay = coefficients
+    lr, beta1, gain1, beta2, gain2, correction1, correction2, eps, weight_decay = scalars(coefficients, 9)
     # Divisions by what is the same for all elements become multiplications; one division stays.
     rate, root = lr / correction1, 1 / np.sqrt(correction2)
     for i in range(param.size):
@@ -279,10 +277,6 @@ def check_adam(
     betas: Betas = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
 ) -> None:  # fmt: skip
     check_arrays("adam_step", param, grad=grad, m=m, v=v)
-    if not isinstance(step, Integral) or isinstance(step, bool):
-        fail_type("adam_step", "step", step, "an int")
-    if step < 1:
-        raise ValueError(f"adam_step: step must be at least 1, got {step}; the first step is step 1")
     number("adam_step", "lr", lr, least=0)
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         fail_type("adam_step", "betas", betas, "a pair of numbers")
@@ -290,6 +284,13 @@ def check_adam(
         number("adam_step", name, beta, least=0, below=1)
     number("adam_step", "eps", eps, least=0)
     number("adam_step", "weight_decay", weight_decay, least=0)
+
+
+def check_step(*arrays: Array, step: int, **attributes: Any) -> None:
+    if type(step) is not int and (not isinstance(step, Integral) or isinstance(step, bool)):
+        fail_type("adam_step", "step", step, "an int")
+    if step < 1:
+        raise ValueError(f"adam_step: step must be at least 1, got {step}; the first step is step 1")
 
 
 def values(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...], signs: str) -> tuple[Array, ...]:
@@ -427,6 +428,8 @@ adam_step = Op(
     vectorized=Body(adam_step_vectorized),
     tuned=make_adam_body(adam_tuned),
     check=check_adam,
+    counter="step",
+    check_values=check_step,
     samples=adam_samples,
     bad_inputs=adam_bad_inputs,
     bench_samples=adam_bench_samples,

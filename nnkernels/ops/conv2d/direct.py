@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nnkernels.machine.jit import int_tuple, jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, scalars
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.planes import (
@@ -63,7 +63,7 @@ def correlate_slot(
     work: Array, y: Array,
 ) -> None:  # fmt: skip
     """Compute every ``slots``-th chunk."""
-    g = Correlation(*int_tuple(sizes, CORRELATION))
+    g = Correlation(*scalars(sizes, CORRELATION))
     planes, sums = work[: planes_size(g)], work[planes_size(g) :]
     planes[:] = 0
     chunks = (g.P + g.rows - 1) // g.rows

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import int_tuple, jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange, scalars
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.shapes import Pair, out_length
@@ -163,7 +163,7 @@ def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, 
 def dw_serial(
     dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
 ) -> None:
-    g = Sizes(*int_tuple(sizes, SIZES))
+    g = Sizes(*scalars(sizes, SIZES))
     partial[:] = 0
     dw_task(0, dy, x, at, g, packed, partial[0])
     for k in range(g.K):
@@ -176,7 +176,7 @@ def dw_serial(
 def dw_parallel(
     dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
 ) -> None:
-    g = Sizes(*int_tuple(sizes, SIZES))
+    g = Sizes(*scalars(sizes, SIZES))
     for slot in prange(g.slots):
         partial[slot, :] = 0
     chunks = (g.P + g.rows - 1) // g.rows

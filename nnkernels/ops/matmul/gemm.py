@@ -30,6 +30,7 @@ DIRECT_MC, DIRECT_NC = 32, 96  # the same for operands as they lie: small produc
 DOT_MC, DOT_NC = 32, 64
 SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 DOT_MOST_ROWS = 128
+MOST_SINGLE_ROWS = 2  # of a, that are multiplied one by one
 ROW_NC = 256  # columns of a task of one row: its sums stay in the L1 cache
 DIRECT_MOST_B = 1 << 17  # elements of b: 512 KiB of float32, half an L2 cache
 
@@ -40,7 +41,7 @@ def method(M: int, N: int, K: int, transposed_a: bool, transposed_b: bool) -> Me
     """Return the way to multiply (M, K) by (K, N) that was fastest where it was measured."""
     if transposed_b:
         return "dot" if M <= DOT_MOST_ROWS and not transposed_a else "packed"
-    if M <= 2:
+    if M <= MOST_SINGLE_ROWS:
         return "row"
     return "direct" if K * N <= DIRECT_MOST_B or M <= 2 * MR else "packed"
 
@@ -220,6 +221,21 @@ def packed_parallel(
             pack_task(task, a, a_row, a_col, b, b_row, b_col, M, N, k, n, a_panels, b_panels)
         for task in prange(down * across):
             packed_task(task, a_panels, b_panels, at, M, N, n, y, add or k > 0)
+
+
+@jit_tuned
+def small_product(
+    a: Array, a_row: int, a_col: int, b: Array, at: Array, M: int, N: int, K: int, y: Array
+) -> None:  # fmt: skip
+    """Write a b, by rows or directly as the rule has it for small b: for kernels that need more than a product.
+
+    ``at`` are the offsets of KC rows of b, or of all if they are fewer.
+    """
+    if M <= MOST_SINGLE_ROWS:
+        row_serial((N + ROW_NC - 1) // ROW_NC, a, a_row, a_col, b, M, N, K, y, False)
+    else:
+        tasks = (M + DIRECT_MC - 1) // DIRECT_MC * ((N + DIRECT_NC - 1) // DIRECT_NC)
+        direct_serial(tasks, a, a_row, a_col, b, at, M, N, K, y, False)
 
 
 def row_product(
