@@ -9,9 +9,8 @@ import pytest
 
 from nnkernels.ops import OPS, checks
 from nnkernels.ops.conv2d import methods, sample, winograd
-from nnkernels.ops.conv2d.planes import SERIAL_BELOW
 from nnkernels.ops.conv2d.methods import set_winograd
-from nnkernels.ops.conv2d.planes import forward_plan, gradient_plan
+from nnkernels.ops.conv2d.planes import SERIAL_BELOW, forward_plan, gradient_plan
 from nnkernels.ops.conv2d.weights import weight_plan
 from nnkernels.ops.validate import pair
 

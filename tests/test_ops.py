@@ -1,13 +1,16 @@
 """The one test table: every op, every body, every sample, both dtypes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkernels.ops import OPS, checks, use_backend
-from nnkernels.ops.mutants import verdict
+from nnkernels.ops.mutants import judged, verdict
 from nnkernels.ops.op import CPU_BODIES, Sample
+from nnkernels.ops.plain import plain_ops
 
 NAMES = sorted(OPS)
 DIFFERENTIABLE = [name for name in NAMES if OPS[name].loops.backward is not None]
@@ -76,6 +79,16 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
 @pytest.mark.parametrize(("name", "mutant"), MUTANTS, ids=[f"{n}: {m.name}" for n, m in MUTANTS])
 def test_mutant_is_caught(name, mutant):
     assert verdict(OPS[name], mutant) is not None, f"{name}: the mutant {mutant.name!r} lives"
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return plain_ops()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uncompiled_body_without_a_fault_passes_what_mutants_must_fail(plain, name):
+    assert judged(replace(OPS[name], tuned=plain[name].tuned), "tuned") is None
 
 
 def test_every_op_has_mutants_and_their_count_is_printed(capsys):

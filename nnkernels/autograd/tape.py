@@ -145,7 +145,7 @@ class Tensor:
                     continue
                 key = id(parent)
                 if key in gradients:
-                    # A fresh sum, never +=: what is there may be a view, or on its way to another node as well.
+                    # A fresh sum, never +=: what is there may be a view, or on its way to another node.
                     gradients[key] = np.asarray(gradients[key] + dx)
                     lent.discard(key)
                 else:

@@ -113,6 +113,8 @@ def cross_entropy_backward_vectorized(
 def forward_part(x: Array, n: int, labels: Array, t: Array, p: Array, loss: Array) -> None:
     """Write probabilities and losses of the rows of n logits; either ``labels`` or ``t`` is empty."""
     rows = loss.size
+    if rows == 0:
+        return
     top, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
     softmax_rows(x, n, False, p, top, total)
     for i in range(rows):

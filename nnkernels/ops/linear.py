@@ -332,7 +332,7 @@ linear = Op(
                "gemm(drows, w, as_rows(dx))", "gemm(drows, w.T.copy().reshape(w.shape), as_rows(dx))"),
         Mutant("rows of w mixed up in a small layer", "tuned", "linear.py",
                "small_product(dy, O, 1, w,", "small_product(dy, O, 1, w[::-1],"),
-        Mutant("slope of relu forgotten", "tuned", "linear.py", "masked_chunk(dy, y, masked)\n        dy = masked",
-               "pass"),
+        Mutant("slope of relu forgotten", "tuned", "linear.py",
+               "masked_chunk(dy, y, masked)\n        dy = masked", "pass"),
     ),
 )  # fmt: skip

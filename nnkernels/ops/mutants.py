@@ -58,18 +58,22 @@ def load(op: Op, mutant: Mutant) -> Op:
 
 def verdict(op: Op, mutant: Mutant) -> str | None:
     """Return what the first failing check says of the mutant, None when it lives through all of them."""
-    faulty = load(op, mutant)
+    return judged(load(op, mutant), mutant.body)
+
+
+def judged(op: Op, body: BodyName) -> str | None:
+    """Return what the first check that fails for one of the op's bodies says, None when all pass."""
     rng = np.random.default_rng(0)
     # A faulty `loops` is itself the yardstick of the agreement check: hold `vectorized` against it.
-    compared: BodyName = "vectorized" if mutant.body == "loops" else mutant.body
+    compared: BodyName = "vectorized" if body == "loops" else body
     with np.errstate(all="ignore"):
         try:
             for sample in op.samples(rng, np.float64):
-                checks.check_agreement(faulty, compared, sample, rng)
+                checks.check_agreement(op, compared, sample, rng)
                 if op.loops.backward is not None:
-                    checks.check_gradient(faulty, mutant.body, sample, rng)
+                    checks.check_gradient(op, body, sample, rng)
             # What only shows on several chunks needs a size that makes several chunks.
-            checks.check_agreement(faulty, compared, next(op.bench_samples(rng, np.float64)), rng)
+            checks.check_agreement(op, compared, next(op.bench_samples(rng, np.float64)), rng)
         except (AssertionError, IndexError, ValueError, ZeroDivisionError) as error:
             return str(error)
     return None

@@ -14,6 +14,7 @@ body here, return views of x, and backward, but for slice, views of dy.
 import math
 from builtins import slice as Slice
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -119,20 +120,22 @@ def reshape_inverse(dy: Array, x: Array, **attributes: Any) -> Array:
     return dy.reshape(x.shape)
 
 
-def flattened(x: Array, start_dim: int = 0, end_dim: int = -1) -> Shape:
+@lru_cache(maxsize=256)
+def flattened(shape: Shape, start_dim: int, end_dim: int) -> Shape:
     """Return the shape with the axes start_dim to end_dim multiplied together."""
-    if x.ndim == 0:
+    n = len(shape)
+    if n == 0:
         return (1,)
-    first, last = start_dim % x.ndim, end_dim % x.ndim
-    return *x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]
+    first, last = start_dim % n, end_dim % n
+    return *shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]
 
 
 def flatten_place(x: Array, start_dim: int = 0, end_dim: int = -1) -> Map:
-    return reshape_place(x, flattened(x, start_dim, end_dim))
+    return reshape_place(x, flattened(x.shape, start_dim, end_dim))
 
 
 def flatten_view(x: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
-    return x.reshape(flattened(x, start_dim, end_dim))
+    return x.reshape(flattened(x.shape, start_dim, end_dim))
 
 
 def permute_place(x: Array, dims: Shape) -> Map:
@@ -395,8 +398,8 @@ flatten = make_op(
     ),
     mutants=(
         mutant("end_dim left out", "first : last + 1]), *", "first:last]), *"),
-        mutant("start_dim ignored", "return x.reshape(flattened(x, start_dim, end_dim))",
-               "return x.reshape(flattened(x, 0, end_dim))", "tuned"),
+        mutant("start_dim ignored", "return x.reshape(flattened(x.shape, start_dim, end_dim))",
+               "return x.reshape(flattened(x.shape, 0, end_dim))", "tuned"),
     ),
 )  # fmt: skip
 views = make_views(permute_view, permute_inverse)

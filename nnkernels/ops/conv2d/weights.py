@@ -1,4 +1,4 @@
-"""conv2d's weight gradient: dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s]; and db.
+"""conv2d's dw[k, c, r, s] = sum over n, p, q of dy[n, k, p, q] x[n, c, p + r, q + s], and its db.
 
 A matrix product over pixels: rows are filters, and dy has them as they should be, one filter's pixels in a
 row. Columns are taps, so each pixel needs its taps side by side. In an image with its channels last, the taps

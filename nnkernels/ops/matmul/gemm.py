@@ -227,7 +227,7 @@ def packed_parallel(
 def small_product(
     a: Array, a_row: int, a_col: int, b: Array, at: Array, M: int, N: int, K: int, y: Array
 ) -> None:  # fmt: skip
-    """Write a b, by rows or directly as the rule has it for small b: for kernels that need more than a product.
+    """Write a b, by rows or directly as the rule has it for a small b: a part of kernels that do more.
 
     ``at`` are the offsets of KC rows of b, or of all if they are fewer.
     """

@@ -83,7 +83,7 @@ def max_pool2d_forward_loops(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array, Array]:
     g = geometry(kernel_size, stride, padding)
-    y, argmax = np.empty(out_shape(x, g), x.dtype), np.empty(out_shape(x, g), np.int32)
+    y, argmax = np.empty(out_shape(x.shape, g), x.dtype), np.empty(out_shape(x.shape, g), np.int32)
     max_pool2d_forward_kernel(x, g, y, argmax)
     return y, argmax
 
@@ -102,7 +102,7 @@ def avg_pool2d_forward_loops(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array]:
     g = geometry(kernel_size, stride, padding)
-    y = np.empty(out_shape(x, g), x.dtype)
+    y = np.empty(out_shape(x.shape, g), x.dtype)
     avg_pool2d_forward_kernel(x, g, y)
     return (y,)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from nnkernels.machine.memory import Array
 from nnkernels.ops.validate import pair
 
 Size = int | tuple[int, int]
@@ -19,8 +18,8 @@ def geometry(kernel_size: Size, stride: Size | None, padding: Size) -> Geometry:
     return R, S, sh, sw, ph, pw
 
 
-def out_shape(x: Array, g: Geometry) -> tuple[int, int, int, int]:
-    """Return (N, C, P, Q)."""
-    N, C, H, W = x.shape
+def out_shape(x: tuple[int, ...], g: Geometry) -> tuple[int, int, int, int]:
+    """Return (N, C, P, Q) for images of shape x (N, C, H, W)."""
+    N, C, H, W = x
     R, S, sh, sw, ph, pw = g
     return N, C, (H + 2 * ph - R) // sh + 1, (W + 2 * pw - S) // sw + 1

@@ -12,7 +12,8 @@ windows of float32, 4 + 1 (+ 1) bytes per element of x either way. Image planes 
 dealt to threads in chunks, and no result depends on how.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -286,48 +287,53 @@ def avg_backward_parallel_2x2(dy: Array, scale: float, share: int, dx: Array) ->
 
 # --- bodies ---
 
-
-def as_planes(a: Array) -> Array:
-    """Return the (N C, H, W) view of an (N, C, H, W) array."""
-    N, C, H, W = a.shape
-    return a.reshape(N * C, H, W)
+Planes = tuple[int, int, int]
 
 
-def is_whole(x: Array, g: Geometry) -> bool:
-    """Whether one window covers the image."""
-    return x.shape[2:] == g[:2] and g[4:] == (0, 0)
+class Plan(NamedTuple):
+    """What sizes alone decide."""
+
+    geometry: Geometry
+    shape: tuple[int, int, int, int]  # of y
+    x_planes: Planes  # (N C, H, W)
+    y_planes: Planes
+    whole: bool  # there are images, and one window covers each
+    serial: bool
+    share: int  # planes of a task
 
 
-def plane_sizes(x: Array) -> tuple[int, int]:
-    """Return the number of planes and of the elements of each."""
-    N, C, H, W = x.shape
-    return N * C, H * W
+@lru_cache(maxsize=256)
+def plan(x: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Size) -> Plan:
+    """Return the plan for images of shape x (N, C, H, W)."""
+    g, (N, C, H, W) = geometry(kernel_size, stride, padding), x
+    _, _, P, Q = shape = out_shape(x, g)
+    serial, share = N * C * H * W < SERIAL_BELOW, share_of(N * C, H * W)
+    whole = N * C > 0 and g[:2] == (H, W) and g[4:] == (0, 0)
+    return Plan(g, shape, (N * C, H, W), (N * C, P, Q), whole, serial, share)
 
 
 def max_pool2d_forward_tuned(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array, Array]:
-    g = geometry(kernel_size, stride, padding)
-    shape = out_shape(x, g)
+    g, shape, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
     y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
-    serial, share = x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
-    if is_whole(x, g):
+    if whole:
         flat = y.ravel(), argmax.ravel()
         if serial:
             max_whole_planes(x.ravel(), *flat)
         else:
             max_parallel_whole(x.ravel(), share, *flat)
         return y, argmax
-    planes = as_planes(y), as_planes(argmax)
+    given, planes = x.reshape(x_planes), (y.reshape(y_planes), argmax.reshape(y_planes))
     if g == SIDE_BY_SIDE:
         if serial:
-            max_planes_2x2(as_planes(x), *planes)
+            max_planes_2x2(given, *planes)
         else:
-            max_parallel_2x2(as_planes(x), share, *planes)
+            max_parallel_2x2(given, share, *planes)
     elif serial:
-        max_planes(as_planes(x), g, *planes)
+        max_planes(given, g, *planes)
     else:
-        max_parallel(as_planes(x), g, share, *planes)
+        max_parallel(given, g, share, *planes)
     return y, argmax
 
 
@@ -337,34 +343,36 @@ def max_pool2d_backward_tuned(
 ) -> tuple[Array | None]:  # fmt: skip
     if not needs[0]:
         return (None,)
-    R, S, sh, sw, _, _ = geometry(kernel_size, stride, padding)
-    dx = empty(inputs[0].shape, dy.dtype)
-    planes, size = plane_sizes(dx)
-    given = dy.ravel(), outputs[1].ravel(), dy.shape[2] * dy.shape[3], size, sh >= R and sw >= S
-    if dx.size < SERIAL_BELOW:
+    x_shape = inputs[0].shape
+    (R, S, sh, sw, _, _), _, (_, H, W), (_, P, Q), _, serial, share = plan(
+        x_shape, kernel_size, stride, padding
+    )
+    dx = empty(x_shape, dy.dtype)
+    given = dy.ravel(), outputs[1].ravel(), P * Q, H * W, sh >= R and sw >= S
+    if serial:
         max_backward_planes(*given, dx.ravel())
     else:
-        max_backward_parallel(*given, share_of(planes, size), dx.ravel())
+        max_backward_parallel(*given, share, dx.ravel())
     return (dx,)
 
 
 def avg_pool2d_forward_tuned(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array, ...]:
-    g = geometry(kernel_size, stride, padding)
-    if x.size > 0 and is_whole(x, g):
+    g, shape, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
+    if whole:
         return mean_tuned.forward(x, (2, 3), True)
-    y, scale = empty(out_shape(x, g), x.dtype), x.dtype.type(1 / (g[0] * g[1]))
-    planes, serial, share = as_planes(x), x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
+    y, scale = empty(shape, x.dtype), x.dtype.type(1 / (g[0] * g[1]))
+    given, planes = x.reshape(x_planes), y.reshape(y_planes)
     if g == SIDE_BY_SIDE:
         if serial:
-            avg_planes_2x2(planes, scale, as_planes(y))
+            avg_planes_2x2(given, scale, planes)
         else:
-            avg_parallel_2x2(planes, scale, share, as_planes(y))
+            avg_parallel_2x2(given, scale, share, planes)
     elif serial:
-        avg_planes(planes, g, scale, as_planes(y))
+        avg_planes(given, g, scale, planes)
     else:
-        avg_parallel(planes, g, scale, share, as_planes(y))
+        avg_parallel(given, g, scale, share, planes)
     return (y,)
 
 
@@ -374,20 +382,20 @@ def avg_pool2d_backward_tuned(
 ) -> tuple[Array | None, ...]:  # fmt: skip
     if not needs[0]:
         return (None,)
-    g = geometry(kernel_size, stride, padding)
     (x,) = inputs
-    if x.size > 0 and is_whole(x, g):
+    g, _, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
+    if whole:
         assert mean_tuned.backward is not None
         return mean_tuned.backward(dy, outputs, inputs, needs, (2, 3), True)
     dx, scale = empty(x.shape, dy.dtype), dy.dtype.type(1 / (g[0] * g[1]))
-    planes, serial, share = as_planes(dy), x.size < SERIAL_BELOW, share_of(*plane_sizes(x))
+    given, planes = dy.reshape(y_planes), dx.reshape(x_planes)
     if g == SIDE_BY_SIDE:
         if serial:
-            avg_planes_2x2_transposed(planes, scale, as_planes(dx))
+            avg_planes_2x2_transposed(given, scale, planes)
         else:
-            avg_backward_parallel_2x2(planes, scale, share, as_planes(dx))
+            avg_backward_parallel_2x2(given, scale, share, planes)
     elif serial:
-        avg_planes_transposed(planes, g, scale, as_planes(dx))
+        avg_planes_transposed(given, g, scale, planes)
     else:
-        avg_backward_parallel(planes, g, scale, share, as_planes(dx))
+        avg_backward_parallel(given, g, scale, share, planes)
     return (dx,)
