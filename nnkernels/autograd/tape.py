@@ -64,9 +64,8 @@ class Node:
         return [tensor for tensor, need in zip(self.inputs, self.needs) if need]
 
     def pull_back(self, dy: Array) -> tuple[Array | None, ...]:
-        """Return one gradient per input for the gradient ``dy`` of the output."""
+        """Return one gradient per input for the gradient ``dy`` of the output, a kernel array."""
         assert self.body.backward is not None
-        dy = as_kernel_array(dy)
         return self.body.backward(dy, self.outputs, self.arrays, self.needs, **self.attributes)
 
     def free(self) -> None:
@@ -140,6 +139,7 @@ class Tensor:
             if node is None:
                 accumulate(tensor, np.array(dy) if key in lent else dy)
                 continue
+            dy = as_kernel_array(dy)
             for parent, dx in zip(node.inputs, node.pull_back(dy)):
                 if dx is None:
                     continue

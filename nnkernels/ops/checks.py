@@ -50,7 +50,13 @@ def run_backward(
     n = 1 + len(outputs)
     needs = needs or differentiable(op, sample)
     with poisoned():
-        grads = copies(backward(given[0], given[1:n], given[n:], needs, **sample.attributes))
+        grads = backward(given[0], given[1:n], given[n:], needs, **sample.attributes)
+    for i, grad in enumerate(grads):
+        # The tape adopts a gradient that does not lie in dy: nobody else may have it.
+        if grad is not None and not np.may_share_memory(grad, given[0]):
+            shared = any(a is not None and np.may_share_memory(grad, a) for a in (*given, *grads[:i]))
+            assert not shared, f"{op.name}/{body}: gradient {i} lies in memory of another array"
+    grads = copies(grads)
     for before, after in zip(kept, given):
         if before is not None and after is not None:
             same = np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
