@@ -93,6 +93,10 @@ def maximum(a: Any, s: float) -> Any:
     return np.where(a < s, a.dtype.type(s), a)
 
 
+def prefetch(x: Array, i: U) -> None:
+    """Have the cache line of x[i] fetched, to be written to soon; i may lie outside."""
+
+
 def zero_tile(x: Array, vectors: int) -> Any:
     """Return a tile of zeros of x's dtype."""
     return np.zeros((ROWS, vectors * lanes_of(x)), x.dtype)
@@ -235,6 +239,12 @@ def emit_broadcast(e: Emitter, x: Any, i: Any) -> Any:
     return e.spread(e.b.load(e.pointer(x, i)))
 
 
+def emit_prefetch(e: Emitter, x: Any, i: Any) -> None:
+    """Write ``prefetch``: for a write, to all levels, of data."""
+    address = e.b.bitcast(e.pointer(x, i), ir.IntType(8).as_pointer())
+    e.call("llvm.prefetch.p0", ir.VoidType(), address, I32(1), I32(3), I32(1))
+
+
 def emit_zero_tile(e: Emitter, vectors: int, x: Any) -> Any:
     """Write ``zero_tile``."""
     return ir.Constant(ir.ArrayType(e.vector, ROWS * vectors), None)
@@ -308,6 +318,14 @@ def _store(typing: Any, v: Any, x: Any, i: Any, n: Any) -> Any:
         return emitted(emit_store, context, builder, x, None, values)
 
     return types.void(v, x, i, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing: Any, x: Any, i: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return emitted(emit_prefetch, context, builder, x, None, values)
+
+    return types.void(x, i), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -418,6 +436,11 @@ def _compiled_load(x: Any, i: Any, n: Any) -> Any:
 @overload(store, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_store(v: Any, x: Any, i: Any, n: Any) -> Any:
     return (lambda v, x, i, n: _store(v, x, i, n)) if ENABLED else store
+
+
+@overload(prefetch, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_prefetch(x: Any, i: Any) -> Any:
+    return (lambda x, i: _prefetch(x, i)) if ENABLED else prefetch
 
 
 @overload(broadcast, prefer_literal=True, strict=False)  # type: ignore[untyped-decorator]

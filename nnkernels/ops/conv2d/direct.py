@@ -52,7 +52,8 @@ def correlate_chunk(
                 m = min(MR, (group + 1) * filters - k)
                 block_product(
                     w, U(first_weight + k * T), 0, U(T), U(1), m,
-                    src, j, VECTORS * lanes_of(y), at, length, T, sums, U(0), U(length), False,
+                    src, j, VECTORS * lanes_of(y), at, length, T, 1, U(0), U(0),
+                    sums, U(0), U(length), False,
                 )  # fmt: skip
                 unpack_rows(sums, length, b, g, Q, n, k, m, rows, row, column, y)
 

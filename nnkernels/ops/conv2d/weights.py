@@ -7,7 +7,8 @@ channels are few, a filter row alone would leave vectors half empty; then the R 
 laid side by side as if they were channels, and all taps (s, c, r) are one run.
 
 Partial sums: chunks of images are dealt to ``slots`` with a dw each, which are added up in order, and the
-filters are cut into ``parts``; both numbers depend on sizes alone. Bound: 2 N K C R S P Q FLOPs.
+filters are cut into ``parts``; both numbers depend on sizes alone. Of small images, several are summed before
+a tile of sums is stored. Bound: 2 N K C R S P Q FLOPs.
 """
 
 from functools import lru_cache
@@ -26,7 +27,7 @@ SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a se
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
 SLOT_ELEMENTS = 1 << 16  # of dw: larger ones are not worth keeping several times
 SHARED_ELEMENTS = 1 << 24  # of all packed chunks: 64 MiB of float32
-PIXELS = 384  # output pixels of a chunk: the depth of a tile's sums
+PIXELS = 224  # output pixels of a chunk: the depth of a tile's sums
 
 
 class Sizes(NamedTuple):
@@ -58,17 +59,19 @@ class Sizes(NamedTuple):
     slots: int
     parts: int
     shared: bool  # all chunks are packed first: several parts would each pack them again
+    terms: int  # images summed in one go
 
 
 SIZES = len(Sizes._fields)
 
 
 class Plan(NamedTuple):
-    """Sizes, and where the run of each output pixel of a chunk begins."""
+    """What one call needs: sizes, and where the run of each output pixel of a chunk begins."""
 
     sizes: Sizes
     values: Array  # the same, for kernels
     at: Array
+    places: Array  # where in a slot's sums the element (0, c, r, s) of dw is
     packed: tuple[int, int]  # shapes of the workspaces: packed chunks, and a dw for each slot
     partial: tuple[int, int]
 
@@ -93,28 +96,37 @@ def weight_plan(
     depth, width, row_step = C * together, W + 2 * pw, 1 if together > 1 else sh
     every = N * -(-P // rows) * packed_rows * width * depth
     shared = parts > 1 and groups == 1 and every <= SHARED_ELEMENTS
+    terms = max(1, PIXELS // (P * Q)) if shared and rows == P else 1
     p, q = np.ogrid[:rows, :Q]
     at = (p * row_step * width + q * sw) * depth
+    # A slot's sums: [r // together, s // run_s, k, s % run_s, c, r % together]
+    run_s = S if dw == 1 else 1
+    c, r, s = np.ogrid[:C, :R, :S]
+    places = ((r // together * (S // run_s) + s // run_s) * K * run_s + s % run_s) * depth
+    places = places + c * together + r % together
     sizes = Sizes(
-        N, C, H, W, K, R, S, P, Q, sh, sw, ph, pw, dh, dw, groups, together, S if dw == 1 else 1, depth,
-        rows, packed_rows, width, row_step, slots, parts, shared,
+        N, C, H, W, K, R, S, P, Q, sh, sw, ph, pw, dh, dw, groups, together, run_s, depth,
+        rows, packed_rows, width, row_step, slots, parts, shared, terms,
     )  # fmt: skip
     packed = (N * -(-P // rows) if shared else slots * parts, packed_rows * width * depth)
     partial = (slots, K * C * R * S)
-    return Plan(sizes, np.array(sizes, np.int64), at.reshape(-1).astype(np.uint64), packed, partial)
+    at, places = (a.reshape(-1).astype(np.uint64) for a in (at, places))
+    return Plan(sizes, np.array(sizes, np.int64), at, places, packed, partial)
 
 
 @jit_elementwise
 def pack_pixels(x: Array, g: Sizes, n: int, group: int, first: int, out: Array) -> None:
-    """Write the input rows under the output rows from ``first`` on, all numbers of a pixel side by side.
-
-    Columns of zeros left and right are there already.
-    """
-    step = U(g.depth)
+    """Write the input rows under the output rows from ``first`` on, all numbers of a pixel side by side."""
+    step, border = U(g.depth), U(g.pw * g.depth)
+    right = border + U(g.W * g.depth)
     for i in range(g.packed_rows):
+        row = U(i * g.width * g.depth)
+        for e in range(border):
+            out[row + e] = 0
+            out[row + right + e] = 0
         for c in range(g.C):
             for r in range(g.together):
-                to = U((i * g.width + g.pw) * g.depth + c * g.together + r)
+                to = row + border + U(c * g.together + r)
                 h = first * g.sh + i * (g.sh if g.together > 1 else 1) + r * g.dh - g.ph
                 if h < 0 or h >= g.H:
                     for j in range(U(g.W)):
@@ -126,87 +138,93 @@ def pack_pixels(x: Array, g: Sizes, n: int, group: int, first: int, out: Array) 
 
 
 @jit_tuned
-def dw_chunk(
-    dy: Array, x: Array, at: Array, g: Sizes, n: int, first: int, part: int, packed: Array, dw: Array
-) -> None:
-    """Add what the output rows from ``first`` on of image n give to the filters of a part."""
-    filters, NR, run = g.K // g.groups, VECTORS * lanes_of(dw), g.run_s * g.depth
-    panels, pixels = (filters + MR - 1) // MR, min(g.rows, g.P - first) * g.Q
-    low, high = panels * part // g.parts * MR, min(filters, panels * (part + 1) // g.parts * MR)
+def dw_chunks(
+    dy: Array, x: Array, at: Array, g: Sizes, chunk: int, terms: int, low: int, high: int,
+    packed: Array, dw: Array,
+) -> None:  # fmt: skip
+    """Add to the filters low to high - 1 of each group what a chunk gives, and terms - 1 more of the slot."""
+    NR, run, size = VECTORS * lanes_of(dw), g.run_s * g.depth, g.packed_rows * g.width * g.depth
+    chunks = (g.P + g.rows - 1) // g.rows
+    n, first = chunk // chunks, chunk % chunks * g.rows
+    pixels = min(g.rows, g.P - first) * g.Q
     for group in range(g.groups):
         if not g.shared:
             pack_pixels(x, g, n, group, first, packed)
-        k = group * filters + low
+        k = group * (g.K // g.groups) + low
         i = U(((n * g.K + k) * g.P + first) * g.Q)
+        j = U(chunk * size if g.shared else 0)
         for r in range(g.R // g.together):
             for s in range(g.S // g.run_s):
                 block_product(
                     dy, i, MR * g.P * g.Q, U(g.P * g.Q), U(1), high - low,
-                    packed, U((r * g.dh * g.width + s * g.dw) * g.depth), NR, at, run, pixels,
+                    packed, j + U((r * g.dh * g.width + s * g.dw) * g.depth), NR, at, run, pixels,
+                    terms, U(g.slots * g.K * g.P * g.Q), U(g.slots * size),
                     dw, U(((r * (g.S // g.run_s) + s) * g.K + k) * run), U(run), True,
                 )  # fmt: skip
 
 
 @jit_tuned
-def dw_task(task: int, dy: Array, x: Array, at: Array, g: Sizes, packed: Array, dw: Array) -> None:
-    """Sum a slot's chunks of images for a part of the filters."""
-    slot, part = task // g.parts, task % g.parts
-    if not g.shared:
-        packed[task, :] = 0
-    chunks = (g.P + g.rows - 1) // g.rows
-    for chunk in range(slot, g.N * chunks, g.slots):
-        pixels = packed[chunk] if g.shared else packed[task]
-        dw_chunk(dy, x, at, g, chunk // chunks, chunk % chunks * g.rows, part, pixels, dw)
+def dw_task(
+    task: int, dy: Array, x: Array, at: Array, places: Array, g: Sizes, packed: Array, partial: Array,
+    dw: Array,
+) -> None:  # fmt: skip
+    """Sum a slot's chunks of images for a part of the filters; with one slot, that is dw."""
+    slot, part, filters = task // g.parts, task % g.parts, g.K // g.groups
+    panels = (filters + MR - 1) // MR
+    low, high = panels * part // g.parts * MR, min(filters, panels * (part + 1) // g.parts * MR)
+    chunks = g.N * ((g.P + g.rows - 1) // g.rows)
+    pixels = packed.reshape(-1) if g.shared else packed[task]
+    for chunk in range(slot, chunks, g.slots * g.terms):
+        terms = min(g.terms, (chunks - chunk + g.slots - 1) // g.slots)
+        dw_chunks(dy, x, at, g, chunk, terms, low, high, pixels, partial[slot])
+    if g.slots == 1:
+        for group in range(g.groups):
+            for k in range(group * filters + low, group * filters + high):
+                gather_filter(partial, places, g, k, dw)
+
+
+@jit_tuned
+def gather_filter(partial: Array, places: Array, g: Sizes, k: int, dw: Array) -> None:
+    """Add up the slots' sums of filter k, slot by slot, and write them as dw[k, c, r, s]."""
+    first, to = U(k * g.run_s * g.depth), U(k * places.size)
+    for e in range(U(places.size)):
+        dw[to + e] = partial[0, first + places[e]]
+    for slot in range(1, g.slots):
+        for e in range(U(places.size)):
+            dw[to + e] += partial[slot, first + places[e]]
 
 
 @jit_tuned
 def dw_serial(
-    dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
-) -> None:
+    dy: Array, x: Array, at: Array, places: Array, sizes: Array, packed: Array, partial: Array, dw: Array,
+    db: Array,
+) -> None:  # fmt: skip
     g = Sizes(*scalars(sizes, SIZES))
     partial[:] = 0
-    dw_task(0, dy, x, at, g, packed, partial[0])
-    for k in range(g.K):
-        gather_filter(partial, g, k, dw)
-        if db.size > 0:
-            db[k] = bias_gradient(dy, g, k)
+    dw_task(0, dy, x, at, places, g, packed, partial, dw)
+    for k in range(g.K if db.size > 0 else 0):
+        db[k] = bias_gradient(dy, g, k)
 
 
 @jit_parallel
 def dw_parallel(
-    dy: Array, x: Array, at: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array
-) -> None:
+    dy: Array, x: Array, at: Array, places: Array, sizes: Array, packed: Array, partial: Array, dw: Array,
+    db: Array,
+) -> None:  # fmt: skip
     g = Sizes(*scalars(sizes, SIZES))
     for slot in prange(g.slots):
         partial[slot, :] = 0
     chunks = (g.P + g.rows - 1) // g.rows
     if g.shared:
         for chunk in prange(g.N * chunks):
-            packed[chunk, :] = 0
             pack_pixels(x, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
     for task in prange(g.slots * g.parts):
-        dw_task(task, dy, x, at, g, packed, partial[task // g.parts])
+        dw_task(task, dy, x, at, places, g, packed, partial, dw)
     for k in prange(g.K):
-        gather_filter(partial, g, k, dw)
+        if g.slots > 1:
+            gather_filter(partial, places, g, k, dw)
         if db.size > 0:
             db[k] = bias_gradient(dy, g, k)
-
-
-@jit_tuned
-def gather_filter(partial: Array, g: Sizes, k: int, dw: Array) -> None:
-    """Add up the slots' sums of filter k, slot by slot, and write them as dw[k, c, r, s]."""
-    step = U(g.R * g.S)
-    for r in range(g.R):
-        for s in range(g.S):
-            to = U(k * g.C * g.R * g.S + r * g.S + s)
-            # partial[slot, r // together, s // run_s, k, s % run_s, c, r % together]
-            row = (r // g.together * (g.S // g.run_s) + s // g.run_s) * g.K + k
-            at = U((row * g.run_s + s % g.run_s) * g.depth + r % g.together)
-            for c in range(U(g.C)):
-                dw[to + c * step] = partial[0, at + c * U(g.together)]
-            for slot in range(1, g.slots):
-                for c in range(U(g.C)):
-                    dw[to + c * step] += partial[slot, at + c * U(g.together)]
 
 
 @jit_tuned
@@ -226,12 +244,12 @@ def weight_gradients(
     """Return dw (K, C / groups, R, S) and, if asked for, db (K)."""
     if not dy.size:
         return np.zeros_like(w), np.zeros(len(w), w.dtype)
-    g, values, at, packed_shape, partial_shape = weight_plan(
-        x.shape, w.shape, stride, padding, dilation, groups
-    )
-    dtype = w.dtype
-    packed, partial = empty(packed_shape, dtype), empty(partial_shape, dtype)
+    plan = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
+    g, dtype = plan.sizes, w.dtype
+    packed, partial = empty(plan.packed, dtype), empty(plan.partial, dtype)
     dw, db = empty(w.shape, dtype), empty((g.K if bias else 0,), dtype)
     run = dw_serial if g.slots * g.parts == 1 else dw_parallel
-    run(dy.reshape(-1), x.reshape(-1), at, values, packed, partial, dw.reshape(-1), db)
+    run(
+        dy.reshape(-1), x.reshape(-1), plan.at, plan.places, plan.values, packed, partial, dw.reshape(-1), db
+    )
     return dw, db

@@ -291,7 +291,7 @@ def block_of_patches(
             block_product(
                 v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches,
                 u, U((value * g.panels * g.panel + k) * g.C), g.panel, at, min(g.panel, g.K - k), g.C,
-                sums, U(value * patches * g.K + k), U(g.K), False,
+                1, U(0), U(0), sums, U(value * patches * g.K + k), U(g.K), False,
             )  # fmt: skip
     for row in range(first, end):
         transform_output(sums, g, (row - first) * g.across, patches, g.K, part, out)
@@ -332,7 +332,7 @@ def panel_of_filters(
     for value in range(g.n * g.n):
         block_product(
             v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches, u, U(value) * plane, g.panel, at,
-            width, g.C, sums, U(value * patches * width), U(width), False,
+            width, g.C, 1, U(0), U(0), sums, U(value * patches * width), U(width), False,
         )  # fmt: skip
     for row in range(g.N * g.down):
         transform_output(sums, g, row * g.across, patches, width, part, out)

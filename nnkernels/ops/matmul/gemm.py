@@ -142,7 +142,7 @@ def direct_task(
         block_product(
             a, U(i * a_row + k * a_col), MR * a_row, U(a_row), U(a_col), min(DIRECT_MC, M - i),
             b, U(k * N + j), VECTORS * lanes_of(y), at, min(DIRECT_NC, N - j), min(KC, K - k),
-            y, U(i * N + j), U(N), add or k > 0,
+            1, U(0), U(0), y, U(i * N + j), U(N), add or k > 0,
         )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def packed_task(
     block_product(
         a_panels, U(i * n), MR * n, U(1), U(MR), min(MC, M - i),
         b_panels, U(j * n), VECTORS * lanes_of(y) * n, at, min(NC, N - j), n,
-        y, U(i * N + j), U(N), add,
+        1, U(0), U(0), y, U(i * N + j), U(N), add,
     )  # fmt: skip
 
 

@@ -218,7 +218,7 @@ def full_tile(a: Array, b: Array, y: Array) -> None:
                 block_product(
                     a_panels, U(i * deep), MR * deep, U(1), U(MR), min(MC, M - i),
                     b_panels, U(j * deep), NR * deep, at, min(NC, N - j), deep,
-                    to, U(i * N + j), U(N), True,
+                    1, U(0), U(0), to, U(i * N + j), U(N), True,
                 )  # fmt: skip
 
 
