@@ -19,6 +19,7 @@ import numpy as np
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange, scalars
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes_of
+from nnkernels.machine.transpose import transpose
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.matmul.micro import MR, block_product
 
@@ -27,6 +28,7 @@ SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a se
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
 SLOT_ELEMENTS = 1 << 16  # of dw: larger ones are not worth keeping several times
 SHARED_ELEMENTS = 1 << 24  # of all packed chunks: 64 MiB of float32
+FEW_NUMBERS = 40  # of a pixel: transposing blocks of so few is not worth its shuffles
 PIXELS = 224  # output pixels of a chunk: the depth of a tile's sums
 
 
@@ -71,6 +73,7 @@ class Plan(NamedTuple):
     sizes: Sizes
     values: Array  # the same, for kernels
     at: Array
+    numbers: Array  # where a packed pixel's numbers come from: their distance in x from the first
     places: Array  # where in a slot's sums the element (0, c, r, s) of dw is
     packed: tuple[int, int]  # shapes of the workspaces: packed chunks, and a dw for each slot
     partial: tuple[int, int]
@@ -102,6 +105,7 @@ def weight_plan(
     # A slot's sums: [r // together, s // run_s, k, s % run_s, c, r % together]
     run_s = S if dw == 1 else 1
     c, r, s = np.ogrid[:C, :R, :S]
+    numbers = ((c * H + r * dh) * W)[:, :together, 0]
     places = ((r // together * (S // run_s) + s // run_s) * K * run_s + s % run_s) * depth
     places = places + c * together + r % together
     sizes = Sizes(
@@ -110,36 +114,54 @@ def weight_plan(
     )  # fmt: skip
     packed = (N * -(-P // rows) if shared else slots * parts, packed_rows * width * depth)
     partial = (slots, K * C * R * S)
-    at, places = (a.reshape(-1).astype(np.uint64) for a in (at, places))
-    return Plan(sizes, np.array(sizes, np.int64), at, places, packed, partial)
+    at, numbers, places = (a.reshape(-1).astype(np.uint64) for a in (at, numbers, places))
+    return Plan(sizes, np.array(sizes, np.int64), at, numbers, places, packed, partial)
 
 
 @jit_elementwise
-def pack_pixels(x: Array, g: Sizes, n: int, group: int, first: int, out: Array) -> None:
+def pack_pixels(x: Array, numbers: Array, g: Sizes, n: int, group: int, first: int, out: Array) -> None:
     """Write the input rows under the output rows from ``first`` on, all numbers of a pixel side by side."""
-    step, border = U(g.depth), U(g.pw * g.depth)
-    right = border + U(g.W * g.depth)
+    L, border, width = lanes_of(x), g.pw * g.depth, g.W * g.depth
+    limits = np.empty(g.depth, np.int64)
     for i in range(g.packed_rows):
-        row = U(i * g.width * g.depth)
-        for e in range(border):
-            out[row + e] = 0
-            out[row + right + e] = 0
+        h = first * g.sh + i * (g.sh if g.together > 1 else 1) - g.ph
         for c in range(g.C):
             for r in range(g.together):
-                to = row + border + U(c * g.together + r)
-                h = first * g.sh + i * (g.sh if g.together > 1 else 1) + r * g.dh - g.ph
-                if h < 0 or h >= g.H:
-                    for j in range(U(g.W)):
-                        out[to + j * step] = 0
-                else:
-                    at = U((((n * g.groups + group) * g.C + c) * g.H + h) * g.W)
-                    for j in range(U(g.W)):
-                        out[to + j * step] = x[at + j]
+                limits[c * g.together + r] = g.W if 0 <= h + r * g.dh < g.H else 0
+        row = i * g.width * g.depth
+        for e in range(U(border)):
+            out[U(row) + e] = 0
+            out[U(row + border + width) + e] = 0
+        at = ((n * g.groups + group) * g.C * g.H + h) * g.W
+        if g.depth <= FEW_NUMBERS:
+            copy_columns(x, at, numbers, limits, out, row + border, g.W)
+            continue
+        for j in range(0, g.W, L):
+            to = row + border + j * g.depth
+            for d in range(0, g.depth, L):
+                transpose(
+                    x, at, numbers, limits, d, min(L, g.depth - d), j, min(L, g.W - j), out, to + d, g.depth
+                )
+
+
+@jit_elementwise
+def copy_columns(x: Array, i: int, at: Array, limits: Array, out: Array, to: int, n: int) -> None:
+    """As ``transpose`` for n columns of all rows, one row after the other."""
+    step = U(limits.size)
+    for d in range(U(limits.size)):
+        o = U(to) + d
+        if limits[d] == 0:
+            for j in range(U(n)):
+                out[o + j * step] = 0
+        else:
+            first = U(i + int(at[d]))
+            for j in range(U(n)):
+                out[o + j * step] = x[first + j]
 
 
 @jit_tuned
 def dw_chunks(
-    dy: Array, x: Array, at: Array, g: Sizes, chunk: int, terms: int, low: int, high: int,
+    dy: Array, x: Array, at: Array, numbers: Array, g: Sizes, chunk: int, terms: int, low: int, high: int,
     packed: Array, dw: Array,
 ) -> None:  # fmt: skip
     """Add to the filters low to high - 1 of each group what a chunk gives, and terms - 1 more of the slot."""
@@ -149,7 +171,7 @@ def dw_chunks(
     pixels = min(g.rows, g.P - first) * g.Q
     for group in range(g.groups):
         if not g.shared:
-            pack_pixels(x, g, n, group, first, packed)
+            pack_pixels(x, numbers, g, n, group, first, packed)
         k = group * (g.K // g.groups) + low
         i = U(((n * g.K + k) * g.P + first) * g.Q)
         j = U(chunk * size if g.shared else 0)
@@ -165,8 +187,8 @@ def dw_chunks(
 
 @jit_tuned
 def dw_task(
-    task: int, dy: Array, x: Array, at: Array, places: Array, g: Sizes, packed: Array, partial: Array,
-    dw: Array,
+    task: int, dy: Array, x: Array, at: Array, numbers: Array, places: Array, g: Sizes, packed: Array,
+    partial: Array, dw: Array,
 ) -> None:  # fmt: skip
     """Sum a slot's chunks of images for a part of the filters; with one slot, that is dw."""
     slot, part, filters = task // g.parts, task % g.parts, g.K // g.groups
@@ -176,7 +198,7 @@ def dw_task(
     pixels = packed.reshape(-1) if g.shared else packed[task]
     for chunk in range(slot, chunks, g.slots * g.terms):
         terms = min(g.terms, (chunks - chunk + g.slots - 1) // g.slots)
-        dw_chunks(dy, x, at, g, chunk, terms, low, high, pixels, partial[slot])
+        dw_chunks(dy, x, at, numbers, g, chunk, terms, low, high, pixels, partial[slot])
     if g.slots == 1:
         for group in range(g.groups):
             for k in range(group * filters + low, group * filters + high):
@@ -196,20 +218,20 @@ def gather_filter(partial: Array, places: Array, g: Sizes, k: int, dw: Array) ->
 
 @jit_tuned
 def dw_serial(
-    dy: Array, x: Array, at: Array, places: Array, sizes: Array, packed: Array, partial: Array, dw: Array,
-    db: Array,
+    dy: Array, x: Array, at: Array, numbers: Array, places: Array, sizes: Array, packed: Array,
+    partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
     g = Sizes(*scalars(sizes, SIZES))
     partial[:] = 0
-    dw_task(0, dy, x, at, places, g, packed, partial, dw)
+    dw_task(0, dy, x, at, numbers, places, g, packed, partial, dw)
     for k in range(g.K if db.size > 0 else 0):
         db[k] = bias_gradient(dy, g, k)
 
 
 @jit_parallel
 def dw_parallel(
-    dy: Array, x: Array, at: Array, places: Array, sizes: Array, packed: Array, partial: Array, dw: Array,
-    db: Array,
+    dy: Array, x: Array, at: Array, numbers: Array, places: Array, sizes: Array, packed: Array,
+    partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
     g = Sizes(*scalars(sizes, SIZES))
     for slot in prange(g.slots):
@@ -217,9 +239,9 @@ def dw_parallel(
     chunks = (g.P + g.rows - 1) // g.rows
     if g.shared:
         for chunk in prange(g.N * chunks):
-            pack_pixels(x, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
+            pack_pixels(x, numbers, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
     for task in prange(g.slots * g.parts):
-        dw_task(task, dy, x, at, places, g, packed, partial, dw)
+        dw_task(task, dy, x, at, numbers, places, g, packed, partial, dw)
     for k in prange(g.K):
         if g.slots > 1:
             gather_filter(partial, places, g, k, dw)
@@ -250,6 +272,15 @@ def weight_gradients(
     dw, db = empty(w.shape, dtype), empty((g.K if bias else 0,), dtype)
     run = dw_serial if g.slots * g.parts == 1 else dw_parallel
     run(
-        dy.reshape(-1), x.reshape(-1), plan.at, plan.places, plan.values, packed, partial, dw.reshape(-1), db
+        dy.reshape(-1),
+        x.reshape(-1),
+        plan.at,
+        plan.numbers,
+        plan.places,
+        plan.values,
+        packed,
+        partial,
+        dw.reshape(-1),
+        db,
     )
     return dw, db
