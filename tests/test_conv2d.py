@@ -165,9 +165,12 @@ def test_rounding_errors_stay_in_the_documented_bounds(m):
 WEIGHTS = {  # x, w, attributes: about how many slots and parts, rows side by side, taps (s, c) in one run
     "few channels, side by side": ((9, 3, 40, 41), (20, 3, 5, 5), {"padding": 2}, 8, 1, True, True),
     "rows one after the other": ((5, 20, 30, 31), (40, 20, 3, 3), {"padding": 1}, 5, 2, False, True),
-    "one chunk, parts only": ((1, 64, 19, 20), (140, 64, 3, 3), {"padding": 1}, 1, 8, False, True),
+    "one chunk, parts only": ((1, 64, 13, 14), (140, 64, 3, 3), {"padding": 1}, 1, 8, False, True),
     "one image": ((1, 24, 33, 32), (70, 24, 3, 3), {"padding": (0, 2)}, 3, 3, False, True),
     "a large filter bank": ((2, 130, 9, 8), (140, 130, 3, 3), {"winograd": False}, 2, 4, False, True),
+    "a large filter bank, small images": (
+        (9, 130, 5, 6), (140, 130, 3, 3), {"padding": 1, "winograd": False}, 2, 4, False, True
+    ),
     "few channels, strides": ((8, 4, 91, 92), (24, 4, 3, 2), {"stride": (2, 3)}, 3, 3, True, True),
     "strides and dilation": (
         (3, 24, 52, 60), (16, 24, 3, 3), {"stride": (2, 1), "dilation": 2, "padding": 2}, 3, 2, False, False
@@ -185,6 +188,7 @@ def test_dw_in_slots_and_parts(case):
     assert g.slots * g.parts > 1
     assert (g.together > 1) == together
     assert (g.run_s == g.S) == run
+    assert (g.terms > 1) == ("large" in case)
     assert g.rows < g.P or "large" in case or "one chunk" in case
     assert g.N * g.K * g.P * g.Q * g.C * g.R * g.S > SERIAL_BELOW
     check(draw(x, w, **attributes), ERROR[4])

@@ -13,6 +13,7 @@ from nnkernels.ops.matmul.micro import MR
 # Each way with the transpositions (of a, of b) that it allows.
 FORMS = {
     "row": [(False, False), (True, False)],
+    "outer": [(False, False), (True, False)],
     "dot": [(False, True)],
     "direct": [(False, False), (True, False)],
     "packed": [(False, False), (True, False), (False, True), (True, True)],
@@ -25,7 +26,7 @@ SHAPES = [
     *((M, N, K) for M, N in ((1, 3), (9, 49)) for K in (KC - 1, KC, KC + 1, 2 * KC + 1)),
 ]
 # Several blocks in every direction, so many multiply-adds that threads share them.
-SHARED = [(130, 200, KC + 1), (2, 3001, 203), (257, 193, 40), (31, 900, 66)]
+SHARED = [(130, 200, KC + 1), (2, 3001, 203), (257, 193, 40), (31, 900, 66), (700, 901, 2)]
 
 every_case = pytest.mark.parametrize(("way", "transpose_a", "transpose_b"), CASES)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=("f32", "f64"))
@@ -99,6 +100,7 @@ LARGE_K = DIRECT_MOST_B // 128 + 1
         (1, 1000, 1000, False, False, "row"),
         (2, 10, 10, True, False, "row"),
         (3, 10, 10, False, False, "direct"),
+        (3, 10, 2, True, False, "outer"),
         (64, 128, LARGE_K - 1, True, False, "direct"),
         (2 * MR, 128, LARGE_K, False, False, "direct"),
         (2 * MR + 1, 128, LARGE_K, False, False, "packed"),

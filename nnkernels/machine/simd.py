@@ -300,8 +300,7 @@ def tile_of(x: Any, vectors: Any) -> Any:
     return types.UniTuple(Vector(x.dtype), ROWS * vectors.literal_value)
 
 
-# Numba asks an intrinsic for its signature and for the function that writes its instructions.
-# ``prefer_literal`` lets the number of vectors arrive as a constant.
+# An intrinsic returns its signature and what writes its code; a literal is how a constant arrives.
 
 
 @intrinsic  # type: ignore[untyped-decorator]

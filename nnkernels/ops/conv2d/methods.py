@@ -95,6 +95,6 @@ def describe(
     """Return a line per pass: the method and its reason."""
     if 0 in x:
         return dict.fromkeys(("forward", "dx", "dw"), f"nothing to multiply: x is empty, {x}")
-    way, why, why_dw = methods(x, w, stride, padding, dilation, groups, winograd)
+    way, why, why_dw = methods(tuple(x), tuple(w), stride, padding, dilation, groups, winograd)
     line = f"{'direct' if way == 'direct' else 'Winograd'}: {why}"
     return {"forward": line, "dx": line, "dw": why_dw}

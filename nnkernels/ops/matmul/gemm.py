@@ -1,15 +1,17 @@
 """General matrix product y (+)= a b of contiguous matrices, either of which may be given transposed.
 
-Four ways, one rule (``method``):
+Five ways, one rule (``method``):
 
 - ``row``: one or two rows of a. Each number of b is used once, so only reading b counts.
+- ``outer``: one or two columns of a, times as many rows of b. Only writing y counts, row after row.
 - ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands
   are read as they lie. For few rows of a, where rearranging b would cost more than it saves.
 - ``direct``: the micro-kernel on the operands as they lie. For b with contiguous rows, while it is small.
 - ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then
   multiplied.
 
-Bound: 2 M N K FLOPs at the machine's multiply-add rate; for one row, reading K N numbers.
+Bound: 2 M N K FLOPs at the machine's multiply-add rate; for one row, reading K N numbers; for one column,
+writing M N.
 """
 
 from functools import lru_cache
@@ -30,19 +32,23 @@ DIRECT_MC, DIRECT_NC = 32, 96  # the same for operands as they lie: small produc
 DOT_MC, DOT_NC = 32, 64
 SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 DOT_MOST_ROWS = 128
-MOST_SINGLE_ROWS = 2  # of a, that are multiplied one by one
-ROW_NC = 256  # columns of a task of one row: its sums stay in the L1 cache
+MOST_SINGLE = 2  # rows or columns of a, that are multiplied one by one
+OUTER_ELEMENTS = 1 << 15  # of y in a task of an outer product
+OUTER_SERIAL_BELOW = 1 << 18  # elements of y
+ROW_NC = 1024  # columns of a task of one row: its sums stay in the L1 cache
 DIRECT_MOST_B = 1 << 17  # elements of b: 512 KiB of float32, half an L2 cache
 
-Method = Literal["row", "dot", "direct", "packed"]
+Method = Literal["row", "outer", "dot", "direct", "packed"]
 
 
 def method(M: int, N: int, K: int, transposed_a: bool, transposed_b: bool) -> Method:
     """Return the way to multiply (M, K) by (K, N) that was fastest where it was measured."""
     if transposed_b:
         return "dot" if M <= DOT_MOST_ROWS and not transposed_a else "packed"
-    if M <= MOST_SINGLE_ROWS:
+    if M <= MOST_SINGLE:
         return "row"
+    if K <= MOST_SINGLE:
+        return "outer"
     return "direct" if K * N <= DIRECT_MOST_B or M <= 2 * MR else "packed"
 
 
@@ -56,6 +62,8 @@ def describe(M: int, N: int, K: int, transposed_a: bool = False, transposed_b: b
         why = f"each number of b is used {'once' if M == 1 else 'twice'}, so it is read as it lies"
     elif way == "dot":
         why = f"{rows} not repay rearranging b (from {DOT_MOST_ROWS + 1})"
+    elif way == "outer":
+        why = f"each number of y is a sum of {K}, so it is written row by row"
     elif way == "packed":
         why = "the rows of a repay copying b into panels"
     elif K * N <= DIRECT_MOST_B:
@@ -116,6 +124,31 @@ def row_parallel(
 ) -> None:  # fmt: skip
     for task in prange(tasks):
         row_task(task, a, a_row, a_col, b, M, N, K, y, add)
+
+
+@jit_tuned
+def outer_rows(
+    first: int, last: int, a: Array, a_row: int, a_col: int, b: Array, N: int, K: int, y: Array, add: bool
+) -> None:  # fmt: skip
+    """Compute rows first to last - 1: y[i, :] (+)= a[i, 0] b[0, :] + ..., one row of b after the other."""
+    for i in range(first, last):
+        p = U(i * N)
+        for k in range(K):
+            a0, j = a[U(i * a_row + k * a_col)], U(k * N)
+            if add or k > 0:
+                for c in range(U(N)):
+                    y[p + c] += a0 * b[j + c]
+            else:
+                for c in range(U(N)):
+                    y[p + c] = a0 * b[j + c]
+
+
+@jit_parallel
+def outer_parallel(
+    rows: int, a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
+) -> None:  # fmt: skip
+    for task in prange((M + rows - 1) // rows):
+        outer_rows(task * rows, min((task + 1) * rows, M), a, a_row, a_col, b, N, K, y, add)
 
 
 @jit_tuned
@@ -231,8 +264,10 @@ def small_product(
 
     ``at`` are the offsets of KC rows of b, or of all if they are fewer.
     """
-    if M <= MOST_SINGLE_ROWS:
+    if M <= MOST_SINGLE:
         row_serial((N + ROW_NC - 1) // ROW_NC, a, a_row, a_col, b, M, N, K, y, False)
+    elif K <= MOST_SINGLE:
+        outer_rows(0, M, a, a_row, a_col, b, N, K, y, False)
     else:
         tasks = (M + DIRECT_MC - 1) // DIRECT_MC * ((N + DIRECT_NC - 1) // DIRECT_NC)
         direct_serial(tasks, a, a_row, a_col, b, at, M, N, K, y, False)
@@ -243,6 +278,15 @@ def row_product(
 ) -> None:
     run = row_serial if M * N * K < SERIAL_BELOW else row_parallel
     run(-(-N // ROW_NC), a, a_row, a_col, b, M, N, K, y, add)
+
+
+def outer_product(
+    a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
+) -> None:
+    if M * N < OUTER_SERIAL_BELOW:
+        outer_rows(0, M, a, a_row, a_col, b, N, K, y, add)
+    else:
+        outer_parallel(max(1, OUTER_ELEMENTS // N), a, a_row, a_col, b, M, N, K, y, add)
 
 
 def dot_product(a: Array, b: Array, M: int, N: int, K: int, y: Array, add: bool) -> None:
@@ -299,6 +343,8 @@ def gemm(
         packed_product(a, a_row, a_col, b, b_row, b_col, M, N, K, y, add)
     elif way == "direct":
         direct_product(a, a_row, a_col, b, M, N, K, y, add)
+    elif way == "outer":
+        outer_product(a, a_row, a_col, b, M, N, K, y, add)
     elif way == "row":
         row_product(a, a_row, a_col, b, M, N, K, y, add)
     else:

@@ -293,7 +293,6 @@ Planes = tuple[int, int, int]
 class Plan(NamedTuple):
     """What sizes alone decide."""
 
-    geometry: Geometry
     shape: tuple[int, int, int, int]  # of y
     x_planes: Planes  # (N C, H, W)
     y_planes: Planes
@@ -303,19 +302,20 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan(x: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Size) -> Plan:
+def plan(x: tuple[int, ...], g: Geometry) -> Plan:
     """Return the plan for images of shape x (N, C, H, W)."""
-    g, (N, C, H, W) = geometry(kernel_size, stride, padding), x
+    N, C, H, W = x
     _, _, P, Q = shape = out_shape(x, g)
     serial, share = N * C * H * W < SERIAL_BELOW, share_of(N * C, H * W)
     whole = N * C > 0 and g[:2] == (H, W) and g[4:] == (0, 0)
-    return Plan(g, shape, (N * C, H, W), (N * C, P, Q), whole, serial, share)
+    return Plan(shape, (N * C, H, W), (N * C, P, Q), whole, serial, share)
 
 
 def max_pool2d_forward_tuned(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array, Array]:
-    g, shape, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
+    g = geometry(kernel_size, stride, padding)
+    shape, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
     y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
     if whole:
         flat = y.ravel(), argmax.ravel()
@@ -344,9 +344,8 @@ def max_pool2d_backward_tuned(
     if not needs[0]:
         return (None,)
     x_shape = inputs[0].shape
-    (R, S, sh, sw, _, _), _, (_, H, W), (_, P, Q), _, serial, share = plan(
-        x_shape, kernel_size, stride, padding
-    )
+    R, S, sh, sw, _, _ = g = geometry(kernel_size, stride, padding)
+    _, (_, H, W), (_, P, Q), _, serial, share = plan(x_shape, g)
     dx = empty(x_shape, dy.dtype)
     given = dy.ravel(), outputs[1].ravel(), P * Q, H * W, sh >= R and sw >= S
     if serial:
@@ -359,7 +358,8 @@ def max_pool2d_backward_tuned(
 def avg_pool2d_forward_tuned(
     x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> tuple[Array, ...]:
-    g, shape, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
+    g = geometry(kernel_size, stride, padding)
+    shape, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
     if whole:
         return mean_tuned.forward(x, (2, 3), True)
     y, scale = empty(shape, x.dtype), x.dtype.type(1 / (g[0] * g[1]))
@@ -383,7 +383,8 @@ def avg_pool2d_backward_tuned(
     if not needs[0]:
         return (None,)
     (x,) = inputs
-    g, _, x_planes, y_planes, whole, serial, share = plan(x.shape, kernel_size, stride, padding)
+    g = geometry(kernel_size, stride, padding)
+    _, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
     if whole:
         assert mean_tuned.backward is not None
         return mean_tuned.backward(dy, outputs, inputs, needs, (2, 3), True)
