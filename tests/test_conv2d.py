@@ -81,7 +81,7 @@ def geometry(stride=1, padding=0, dilation=1, groups=1, **_):
 def way(s):
     return methods.methods(
         s.arrays[0].shape, s.arrays[1].shape, *geometry(**s.attributes), s.attributes.get("winograd")
-    ).way
+    ).forward
 
 
 # ---------------------------------------------------------------- y and dx directly
@@ -160,6 +160,23 @@ def test_rounding_errors_stay_in_the_documented_bounds(m):
     assert ERROR[m] / 50 < worst < ERROR[m]
 
 
+# ---------------------------------------------------------------- y as pixels x filters
+
+PIXELS = [
+    ((5, 16, 31, 30), (40, 16, 3, 3), {"stride": 2, "padding": 1}),
+    ((2, 24, 50, 43), (33, 24, 2, 3), {"stride": (1, 3), "padding": (0, 2), "activation": "relu"}),
+    ((3, 50, 19, 18), (100, 50, 3, 1), {"stride": 2, "dilation": (3, 1)}),
+    ((1, 17, 9, 8), (47, 17, 5, 4), {"stride": (4, 2), "padding": (3, 0)}),
+]
+
+
+@pytest.mark.parametrize(("x", "w", "attributes"), PIXELS)
+def test_pixels_by_filters(x, w, attributes):
+    s = draw(x, w, **attributes)
+    assert way(s) == "pixels"
+    check(s)
+
+
 # ---------------------------------------------------------------- dw
 
 WEIGHTS = {  # x, w, attributes: about how many slots and parts, rows side by side, taps (s, c) in one run
@@ -214,7 +231,10 @@ def test_a_single_image(m):
         ((1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}, "winograd2"),
         ((16, 23, 32, 32), (64, 23, 3, 3), {}, "direct"),
         ((16, 64, 32, 32), (23, 64, 3, 3), {}, "direct"),
-        ((16, 64, 32, 32), (64, 64, 3, 3), {"stride": 2}, "direct"),
+        ((16, 64, 32, 32), (64, 64, 3, 3), {"stride": 2}, "pixels"),
+        ((16, 15, 32, 32), (64, 15, 3, 3), {"stride": 2}, "direct"),
+        ((16, 64, 32, 32), (31, 64, 3, 3), {"stride": 2}, "direct"),
+        ((16, 64, 32, 32), (64, 64, 1, 1), {"stride": 2}, "direct"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"dilation": (1, 2)}, "direct"),
         ((16, 64, 32, 32), (64, 32, 3, 3), {"groups": 2}, "direct"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"padding": 3}, "direct"),
@@ -226,7 +246,9 @@ def test_a_single_image(m):
     ],
 )
 def test_the_rule_picks(x, w, attributes, wanted):
-    assert methods.methods(x, w, *geometry(**attributes), attributes.get("winograd")).way == wanted
+    chosen = methods.methods(x, w, *geometry(**attributes), attributes.get("winograd"))
+    assert chosen.forward == wanted
+    assert chosen.dx == ("direct" if wanted == "pixels" else wanted)
 
 
 def test_winograd_can_be_switched_off_and_is_still_there_for_who_asks():

@@ -30,7 +30,8 @@ def test_conv2d_tells_the_method_of_each_pass(told):
     assert passes["dw"].startswith("pixels x taps: 64 channels")
     assert told("conv2d", *CONV, (64,), padding=(1, 1)) == passes
     assert told("conv2d", *map(list, CONV), None, padding=1) == passes
-    assert "stride 1" in told("conv2d", *CONV, stride=2)["forward"]
+    assert "stride 1" in told("conv2d", *CONV, stride=2)["dx"]
+    assert told("conv2d", *CONV, stride=2)["forward"].startswith("pixels x filters: with a stride, 64 channels")
     assert "F(2 x 2, 3 x 3)" in told("conv2d", *CONV, winograd=2)["dx"]
     assert told("conv2d", (0, 64, 9, 9), CONV[1])["dw"] == "nothing to multiply: x is empty, (0, 64, 9, 9)"
 
@@ -97,7 +98,7 @@ def test_the_convolution_explained_is_the_one_computed(monkeypatch):
     monkeypatch.setattr(tuned, "methods", spy)
     x, w = np.ones((1, 32, 6, 6), np.float32), np.ones((32, 32, 3, 3), np.float32)
     OPS["conv2d"](x, w, padding=1)
-    assert asked[0].why in lines(OPS["conv2d"], (x.shape, w.shape), {"padding": 1})[0]
+    assert asked[0].why_forward in lines(OPS["conv2d"], (x.shape, w.shape), {"padding": 1})[0]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from nnkernels.machine.transpose import transpose
 
 
 @jit_elementwise
-def compiled(x, i, at, limits, r, m, c, n, out, o, row):
-    transpose(x, i, at, limits, r, m, c, n, out, o, row)
+def compiled(x, i, at, limits, r, m, c, n, out, o, to):
+    transpose(x, i, at, limits, r, m, c, n, out, o, to)
 
 
 @pytest.mark.parametrize("run", [compiled, transpose], ids=("instructions", "plain loops"))
@@ -23,13 +23,14 @@ def test_a_block_of_every_size_is_transposed(dtype, run):
             x = rng.standard_normal(40 * L).astype(dtype)
             at = rng.integers(0, 30 * L, m + 2).astype(np.uint64)
             limits = rng.integers(0, 3 * L, m + 2)
-            c, row = int(rng.integers(0, 2 * L)), L + n
-            out = np.full(3 * L * row, 7, dtype)
+            c = int(rng.integers(0, 2 * L))
+            to = (rng.permutation(c + n) * L).astype(np.uint64)
+            out = np.full(3 + (c + n + 1) * L, 7, dtype)
             wanted = out.copy()
-            run(x, 5, at, limits, 2, m, c, n, out, 3, row)
+            run(x, 5, at, limits, 2, m, c, n, out, 3, to)
             for q in range(n):
                 for p, (offset, limit) in enumerate(zip(at[2:], limits[2:])):
-                    wanted[3 + q * row + p] = x[5 + int(offset) + c + q] if c + q < limit else 0
+                    wanted[3 + int(to[c + q]) + p] = x[5 + int(offset) + c + q] if c + q < limit else 0
             np.testing.assert_array_equal(out, wanted, err_msg=f"{m} x {n}")
 
 
@@ -37,6 +38,18 @@ def test_a_block_of_every_size_is_transposed(dtype, run):
 def test_rows_of_length_0_are_not_read(run):
     x, out = np.full(4, np.nan, np.float32), np.ones(64, np.float32)
     offsets = np.array([10**12, 0], np.uint64)  # far outside, and before the start
-    run(x, -(10**6), offsets, np.zeros(2, np.int64), 0, 2, 0, 4, out, 0, 4)
+    run(
+        x,
+        -(10**6),
+        offsets,
+        np.zeros(2, np.int64),
+        0,
+        2,
+        0,
+        4,
+        out,
+        0,
+        np.arange(4, dtype=np.uint64) * np.uint64(4),
+    )
     np.testing.assert_array_equal(out[:16].reshape(4, 4)[:, :2], 0)
     np.testing.assert_array_equal(out[:16].reshape(4, 4)[:, 2:], 1)

@@ -10,10 +10,13 @@ from typing import Literal, NamedTuple
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
 from nnkernels.ops.conv2d.weights import FEW
 
-Way = Literal["direct", "winograd2", "winograd4"]
+Way = Literal["direct", "pixels", "winograd2", "winograd4"]
 
 CHANNELS = 24  # on both sides, from which the transforms of Winograd pay
+FILTERS = 32  # from which sums with the filters side by side fill the vectors
 PATCHES = 64  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
+
+NAMES = {"direct": "direct", "pixels": "pixels x filters", "winograd2": "Winograd", "winograd4": "Winograd"}
 
 _winograd: ContextVar[bool] = ContextVar("winograd", default=True)
 
@@ -30,10 +33,12 @@ def set_winograd(enabled: bool) -> None:
 
 
 class Methods(NamedTuple):
-    """The choice for y and dx, with the reason; and the reason for how dw is computed."""
+    """The choices for y and dx, with their reasons; and the reason for how dw is computed."""
 
-    way: Way
-    why: str
+    forward: Way
+    why_forward: str
+    dx: Way
+    why_dx: str
     why_dw: str
 
 
@@ -44,6 +49,19 @@ def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair,
     if max(padding) > 2:
         return "a padding above 2 leaves no Winograd form for dx"
     return ""
+
+
+def by_pixels(w: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Return whether y is sooner computed as pixels x filters (see ``pixels``)."""
+    K, C, R, S = w
+    return (
+        stride != (1, 1)
+        and R * S > 1
+        and dilation[1] == 1  # the taps of a filter row are one run
+        and groups == 1
+        and C * S >= FEW
+        and K >= FILTERS
+    )
 
 
 def methods(
@@ -74,18 +92,23 @@ def chosen(
             f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
         )
     if why := no_winograd(w, stride, padding, dilation, groups):
-        return Methods("direct", why, why_dw)
+        if by_pixels(w, stride, dilation, groups):
+            why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
+            return Methods("pixels", why_forward, "direct", why, why_dw)
+        return Methods("direct", why, "direct", why, why_dw)
     if winograd is False:
-        return Methods("direct", "Winograd is switched off", why_dw)
+        why = "Winograd is switched off"
+        return Methods("direct", why, "direct", why, why_dw)
     if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
-        return Methods("direct", why, why_dw)
+        return Methods("direct", why, "direct", why, why_dw)
     P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
     patches = N * -(-P // 4) * -(-Q // 4)
     m = winograd or (4 if patches >= PATCHES else 2)
     saved = "a quarter" if m == 4 else "4/9"
     why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
-    return Methods("winograd4" if m == 4 else "winograd2", why, why_dw)
+    way: Way = "winograd4" if m == 4 else "winograd2"
+    return Methods(way, why, way, why, why_dw)
 
 
 def describe(
@@ -95,6 +118,9 @@ def describe(
     """Return a line per pass: the method and its reason."""
     if 0 in x:
         return dict.fromkeys(("forward", "dx", "dw"), f"nothing to multiply: x is empty, {x}")
-    way, why, why_dw = methods(tuple(x), tuple(w), stride, padding, dilation, groups, winograd)
-    line = f"{'direct' if way == 'direct' else 'Winograd'}: {why}"
-    return {"forward": line, "dx": line, "dw": why_dw}
+    m = methods(tuple(x), tuple(w), stride, padding, dilation, groups, winograd)
+    return {
+        "forward": f"{NAMES[m.forward]}: {m.why_forward}",
+        "dx": f"{NAMES[m.dx]}: {m.why_dx}",
+        "dw": m.why_dw,
+    }

@@ -2,7 +2,7 @@
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import through_relu
-from nnkernels.ops.conv2d import direct
+from nnkernels.ops.conv2d import direct, pixels
 from nnkernels.ops.conv2d.methods import methods
 from nnkernels.ops.conv2d.shapes import Pair, Winograd
 from nnkernels.ops.conv2d.weights import weight_gradients
@@ -16,10 +16,12 @@ def conv2d_forward_tuned(
     dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> tuple[Array]:  # fmt: skip
     how = (pair(stride), pair(padding), pair(dilation), groups)
-    way = methods(x.shape, w.shape, *how, winograd).way
+    way = methods(x.shape, w.shape, *how, winograd).forward
     relu = activation == "relu"
     if way == "direct" or x.size == 0:
         return (direct.forward(x, w, b, *how, relu),)
+    if way == "pixels":
+        return (pixels.forward(x, w, b, *how, relu),)
     return (by_patches(x, w, b, pair(padding), int(way[-1]), relu),)
 
 
@@ -34,7 +36,7 @@ def conv2d_backward_tuned(
         dy = through_relu(dy, outputs[0])
     dx = None
     if needs[0]:
-        way = methods(x.shape, w.shape, *how, winograd).way
+        way = methods(x.shape, w.shape, *how, winograd).dx
         if way == "direct" or x.size == 0:
             dx = direct.input_gradient(dy, x, w, *how)
         else:

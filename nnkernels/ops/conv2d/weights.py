@@ -67,14 +67,21 @@ class Sizes(NamedTuple):
 SIZES = len(Sizes._fields)
 
 
+class Tables(NamedTuple):
+    """Offsets that kernels go by."""
+
+    at: Array  # where the runs of a chunk's output pixels begin
+    numbers: Array  # where a packed pixel's numbers come from: their distance in x from the first
+    pixels: Array  # where the packed pixels of a row begin
+    places: Array  # where in a slot's sums the element (0, c, r, s) of dw is
+
+
 class Plan(NamedTuple):
-    """What one call needs: sizes, and where the run of each output pixel of a chunk begins."""
+    """What one call needs."""
 
     sizes: Sizes
     values: Array  # the same, for kernels
-    at: Array
-    numbers: Array  # where a packed pixel's numbers come from: their distance in x from the first
-    places: Array  # where in a slot's sums the element (0, c, r, s) of dw is
+    tables: Tables
     packed: tuple[int, int]  # shapes of the workspaces: packed chunks, and a dw for each slot
     partial: tuple[int, int]
 
@@ -114,12 +121,15 @@ def weight_plan(
     )  # fmt: skip
     packed = (N * -(-P // rows) if shared else slots * parts, packed_rows * width * depth)
     partial = (slots, K * C * R * S)
-    at, numbers, places = (a.reshape(-1).astype(np.uint64) for a in (at, numbers, places))
-    return Plan(sizes, np.array(sizes, np.int64), at, numbers, places, packed, partial)
+    pixels = np.arange(W) * depth
+    tables = (a.reshape(-1).astype(np.uint64) for a in (at, numbers, pixels, places))
+    return Plan(sizes, np.array(sizes, np.int64), Tables(*tables), packed, partial)
 
 
 @jit_elementwise
-def pack_pixels(x: Array, numbers: Array, g: Sizes, n: int, group: int, first: int, out: Array) -> None:
+def pack_pixels(
+    x: Array, numbers: Array, pixels: Array, g: Sizes, n: int, group: int, first: int, out: Array
+) -> None:
     """Write the input rows under the output rows from ``first`` on, all numbers of a pixel side by side."""
     L, border, width = lanes_of(x), g.pw * g.depth, g.W * g.depth
     limits = np.empty(g.depth, np.int64)
@@ -137,11 +147,9 @@ def pack_pixels(x: Array, numbers: Array, g: Sizes, n: int, group: int, first: i
             copy_columns(x, at, numbers, limits, out, row + border, g.W)
             continue
         for j in range(0, g.W, L):
-            to = row + border + j * g.depth
             for d in range(0, g.depth, L):
-                transpose(
-                    x, at, numbers, limits, d, min(L, g.depth - d), j, min(L, g.W - j), out, to + d, g.depth
-                )
+                m, columns = min(L, g.depth - d), min(L, g.W - j)
+                transpose(x, at, numbers, limits, d, m, j, columns, out, row + border + d, pixels)
 
 
 @jit_elementwise
@@ -161,17 +169,17 @@ def copy_columns(x: Array, i: int, at: Array, limits: Array, out: Array, to: int
 
 @jit_tuned
 def dw_chunks(
-    dy: Array, x: Array, at: Array, numbers: Array, g: Sizes, chunk: int, terms: int, low: int, high: int,
-    packed: Array, dw: Array,
+    dy: Array, x: Array, t: Tables, g: Sizes, chunk: int, terms: int, low: int, high: int, packed: Array,
+    dw: Array,
 ) -> None:  # fmt: skip
     """Add to the filters low to high - 1 of each group what a chunk gives, and terms - 1 more of the slot."""
     NR, run, size = VECTORS * lanes_of(dw), g.run_s * g.depth, g.packed_rows * g.width * g.depth
     chunks = (g.P + g.rows - 1) // g.rows
     n, first = chunk // chunks, chunk % chunks * g.rows
-    pixels = min(g.rows, g.P - first) * g.Q
+    depth = min(g.rows, g.P - first) * g.Q
     for group in range(g.groups):
         if not g.shared:
-            pack_pixels(x, numbers, g, n, group, first, packed)
+            pack_pixels(x, t.numbers, t.pixels, g, n, group, first, packed)
         k = group * (g.K // g.groups) + low
         i = U(((n * g.K + k) * g.P + first) * g.Q)
         j = U(chunk * size if g.shared else 0)
@@ -179,7 +187,7 @@ def dw_chunks(
             for s in range(g.S // g.run_s):
                 block_product(
                     dy, i, MR * g.P * g.Q, U(g.P * g.Q), U(1), high - low,
-                    packed, j + U((r * g.dh * g.width + s * g.dw) * g.depth), NR, at, run, pixels,
+                    packed, j + U((r * g.dh * g.width + s * g.dw) * g.depth), NR, t.at, run, depth,
                     terms, U(g.slots * g.K * g.P * g.Q), U(g.slots * size),
                     dw, U(((r * (g.S // g.run_s) + s) * g.K + k) * run), U(run), True,
                 )  # fmt: skip
@@ -187,22 +195,21 @@ def dw_chunks(
 
 @jit_tuned
 def dw_task(
-    task: int, dy: Array, x: Array, at: Array, numbers: Array, places: Array, g: Sizes, packed: Array,
-    partial: Array, dw: Array,
-) -> None:  # fmt: skip
+    task: int, dy: Array, x: Array, t: Tables, g: Sizes, packed: Array, partial: Array, dw: Array
+) -> None:
     """Sum a slot's chunks of images for a part of the filters; with one slot, that is dw."""
     slot, part, filters = task // g.parts, task % g.parts, g.K // g.groups
     panels = (filters + MR - 1) // MR
     low, high = panels * part // g.parts * MR, min(filters, panels * (part + 1) // g.parts * MR)
     chunks = g.N * ((g.P + g.rows - 1) // g.rows)
-    pixels = packed.reshape(-1) if g.shared else packed[task]
+    own = packed.reshape(-1) if g.shared else packed[task]
     for chunk in range(slot, chunks, g.slots * g.terms):
         terms = min(g.terms, (chunks - chunk + g.slots - 1) // g.slots)
-        dw_chunks(dy, x, at, numbers, g, chunk, terms, low, high, pixels, partial[slot])
+        dw_chunks(dy, x, t, g, chunk, terms, low, high, own, partial[slot])
     if g.slots == 1:
         for group in range(g.groups):
             for k in range(group * filters + low, group * filters + high):
-                gather_filter(partial, places, g, k, dw)
+                gather_filter(partial, t.places, g, k, dw)
 
 
 @jit_tuned
@@ -218,33 +225,33 @@ def gather_filter(partial: Array, places: Array, g: Sizes, k: int, dw: Array) ->
 
 @jit_tuned
 def dw_serial(
-    dy: Array, x: Array, at: Array, numbers: Array, places: Array, sizes: Array, packed: Array,
-    partial: Array, dw: Array, db: Array,
+    dy: Array, x: Array, at: Array, numbers: Array, pixels: Array, places: Array, sizes: Array,
+    packed: Array, partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
-    g = Sizes(*scalars(sizes, SIZES))
+    g, t = Sizes(*scalars(sizes, SIZES)), Tables(at, numbers, pixels, places)
     partial[:] = 0
-    dw_task(0, dy, x, at, numbers, places, g, packed, partial, dw)
+    dw_task(0, dy, x, t, g, packed, partial, dw)
     for k in range(g.K if db.size > 0 else 0):
         db[k] = bias_gradient(dy, g, k)
 
 
 @jit_parallel
 def dw_parallel(
-    dy: Array, x: Array, at: Array, numbers: Array, places: Array, sizes: Array, packed: Array,
-    partial: Array, dw: Array, db: Array,
+    dy: Array, x: Array, at: Array, numbers: Array, pixels: Array, places: Array, sizes: Array,
+    packed: Array, partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
-    g = Sizes(*scalars(sizes, SIZES))
+    g, t = Sizes(*scalars(sizes, SIZES)), Tables(at, numbers, pixels, places)
     for slot in prange(g.slots):
         partial[slot, :] = 0
     chunks = (g.P + g.rows - 1) // g.rows
     if g.shared:
         for chunk in prange(g.N * chunks):
-            pack_pixels(x, numbers, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
+            pack_pixels(x, numbers, pixels, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
     for task in prange(g.slots * g.parts):
-        dw_task(task, dy, x, at, numbers, places, g, packed, partial, dw)
+        dw_task(task, dy, x, t, g, packed, partial, dw)
     for k in prange(g.K):
         if g.slots > 1:
-            gather_filter(partial, places, g, k, dw)
+            gather_filter(partial, t.places, g, k, dw)
         if db.size > 0:
             db[k] = bias_gradient(dy, g, k)
 
@@ -272,15 +279,6 @@ def weight_gradients(
     dw, db = empty(w.shape, dtype), empty((g.K if bias else 0,), dtype)
     run = dw_serial if g.slots * g.parts == 1 else dw_parallel
     run(
-        dy.reshape(-1),
-        x.reshape(-1),
-        plan.at,
-        plan.numbers,
-        plan.places,
-        plan.values,
-        packed,
-        partial,
-        dw.reshape(-1),
-        db,
-    )
+        dy.reshape(-1), x.reshape(-1), *plan.tables, plan.values, packed, partial, dw.reshape(-1), db
+    )  # fmt: skip
     return dw, db
