@@ -29,6 +29,8 @@ from nnkernels.ops.conv2d.planes import (
 from nnkernels.ops.conv2d.shapes import Pair
 from nnkernels.ops.matmul.micro import MR, block_product
 
+SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
+
 
 @jit_tuned
 def correlate_chunk(
@@ -81,33 +83,38 @@ def correlate_serial(
     """Rearrange the weights, unless ``taps`` is empty and they are w itself; compute all chunks."""
     for i in range(taps.size):
         weights[i] = w[taps[i]]
-    correlate_slot(0, 1, x, weights, b, parts, offsets, sizes, work[0], y)
+    correlate_slot(0, len(work), x, weights, b, parts, offsets, sizes, work[0], y)
 
 
 @jit_parallel
 def correlate_parallel(
-    x: Array, w: Array, taps: Array, weights: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
-    work: Array, y: Array,
-) -> None:  # fmt: skip
-    if taps.size > 0:
-        for i in prange(taps.size):
-            weights[i] = w[taps[i]]
+    x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array, work: Array, y: Array
+) -> None:
     for slot in prange(len(work)):
-        correlate_slot(slot, len(work), x, weights, b, parts, offsets, sizes, work[slot], y)
+        correlate_slot(slot, len(work), x, w, b, parts, offsets, sizes, work[slot], y)
 
 
 def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None:
     """Write the correlation of x with the weights w to the pixels of y that the plan names."""
     sizes, values, slots, space, parts, offsets, taps = plan
     dtype = x.dtype
-    w = w.reshape(-1)
-    weights = empty((taps.size,), dtype) if taps.size else w
     bias = no_bias(sizes.K, dtype.char) if b is None else b
-    run = correlate_serial if slots == 1 else correlate_parallel
-    run(
-        x.reshape(-1), w, taps, weights, bias, parts, offsets, values, empty((slots, space), dtype),
-        y.reshape(-1),
-    )  # fmt: skip
+    x, w, y, work = x.reshape(-1), w.reshape(-1), y.reshape(-1), empty((slots, space), dtype)
+    weights = empty((taps.size,), dtype) if taps.size else w
+    if slots == 1:
+        correlate_serial(x, w, taps, weights, bias, parts, offsets, values, work, y)
+        return
+    if taps.size >= SMALL:
+        gather(w, taps, weights)
+    elif taps.size:
+        weights = w[taps]
+    correlate_parallel(x, weights, bias, parts, offsets, values, work, y)
+
+
+@jit_parallel
+def gather(w: Array, taps: Array, weights: Array) -> None:
+    for i in prange(taps.size):
+        weights[i] = w[taps[i]]
 
 
 @lru_cache(maxsize=256)

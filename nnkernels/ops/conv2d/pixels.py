@@ -65,9 +65,10 @@ def pack_filters(w: Array, t: Tables, block: int, u: Array) -> None:
 
 @jit_tuned
 def rows_of_image(
-    task: int, x: Array, u: Array, b: Array, numbers: Array, columns: Array, t: Tables, g: Sizes,
+    task: int, x: Array, u: Array, b: Array, numbers: Array, columns: Array, t: Tables, sizes: Array,
     relu: bool, packed: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
+    g = Sizes(*scalars(sizes, SIZES))
     chunks = (g.P + g.rows - 1) // g.rows
     n, first = task // chunks, task % chunks * g.rows
     rows, L, pixel = min(g.rows, g.P - first), lanes_of(x), g.sw * g.depth
@@ -95,16 +96,15 @@ def rows_of_image(
 
 @jit_parallel
 def forward_parallel(
-    x: Array, w: Array, b: Array, numbers: Array, columns: Array, t: Tables, sizes: Array, relu: bool,
-    u: Array, packed: Array, sums: Array, y: Array,
+    tasks: int, x: Array, w: Array, b: Array, numbers: Array, columns: Array, t: Tables, sizes: Array,
+    relu: bool, u: Array, packed: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    g = Sizes(*scalars(sizes, SIZES))
     L = lanes_of(x)
-    for block in prange((g.K + L - 1) // L):
+    for block in prange((b.size + L - 1) // L):
         pack_filters(w, t, block, u)
     for slot in prange(len(sums)):
-        for task in range(slot, g.N * ((g.P + g.rows - 1) // g.rows), len(sums)):
-            rows_of_image(task, x, u, b, numbers, columns, t, g, relu, packed[slot], sums[slot], y)
+        for task in range(slot, tasks, len(sums)):
+            rows_of_image(task, x, u, b, numbers, columns, t, sizes, relu, packed[slot], sums[slot], y)
 
 
 def forward(
@@ -113,7 +113,8 @@ def forward(
     """Return y (N, K, P, Q); the horizontal dilation must be 1, and there is one group."""
     plan = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
     g, dtype = plan.sizes, x.dtype
-    NR, slots = VECTORS * lanes(dtype), min(SLOTS, g.N * -(-g.P // g.rows))
+    NR, tasks = VECTORS * lanes(dtype), g.N * -(-g.P // g.rows)
+    slots = min(SLOTS, tasks)
     y = empty((g.N, g.K, g.P, g.Q), dtype)
     u = empty((-(-g.K // NR) * NR * g.C * g.R * g.S,), dtype)
     packed = empty((slots, g.packed_rows * g.width * g.depth), dtype)
@@ -121,7 +122,7 @@ def forward(
     t = tables(g.C, g.R, g.S, g.K, g.rows * g.Q, g.P * g.Q, NR)
     bias = np.zeros(g.K, dtype) if b is None else b
     forward_parallel(
-        x.reshape(-1), w.reshape(-1), bias, plan.tables.numbers, plan.tables.pixels, t, plan.values, relu,
-        u, packed, sums, y.reshape(-1),
+        tasks, x.reshape(-1), w.reshape(-1), bias, plan.tables.numbers, plan.tables.pixels, t, plan.values,
+        relu, u, packed, sums, y.reshape(-1),
     )  # fmt: skip
     return y

@@ -195,14 +195,19 @@ def dw_chunks(
 
 @jit_tuned
 def dw_task(
-    task: int, dy: Array, x: Array, t: Tables, g: Sizes, packed: Array, partial: Array, dw: Array
-) -> None:
+    task: int, dy: Array, x: Array, at: Array, numbers: Array, pixels: Array, places: Array, sizes: Array,
+    packed: Array, partial: Array, dw: Array,
+) -> None:  # fmt: skip
     """Sum a slot's chunks of images for a part of the filters; with one slot, that is dw."""
+    g, t = Sizes(*scalars(sizes, SIZES)), Tables(at, numbers, pixels, places)
     slot, part, filters = task // g.parts, task % g.parts, g.K // g.groups
     panels = (filters + MR - 1) // MR
     low, high = panels * part // g.parts * MR, min(filters, panels * (part + 1) // g.parts * MR)
     chunks = g.N * ((g.P + g.rows - 1) // g.rows)
-    own = packed.reshape(-1) if g.shared else packed[task]
+    own, run = packed.reshape(-1) if g.shared else packed[task], g.run_s * g.depth
+    for k in range(0, partial.shape[1], filters * run):  # every set of filters of a run of taps
+        for e in range(U(k + low * run), U(k + high * run)):
+            partial[U(slot), e] = 0
     for chunk in range(slot, chunks, g.slots * g.terms):
         terms = min(g.terms, (chunks - chunk + g.slots - 1) // g.slots)
         dw_chunks(dy, x, t, g, chunk, terms, low, high, own, partial[slot])
@@ -224,36 +229,47 @@ def gather_filter(partial: Array, places: Array, g: Sizes, k: int, dw: Array) ->
 
 
 @jit_tuned
-def dw_serial(
-    dy: Array, x: Array, at: Array, numbers: Array, pixels: Array, places: Array, sizes: Array,
-    packed: Array, partial: Array, dw: Array, db: Array,
-) -> None:  # fmt: skip
-    g, t = Sizes(*scalars(sizes, SIZES)), Tables(at, numbers, pixels, places)
-    partial[:] = 0
-    dw_task(0, dy, x, t, g, packed, partial, dw)
-    for k in range(g.K if db.size > 0 else 0):
+def pack_chunk(chunk: int, x: Array, numbers: Array, pixels: Array, sizes: Array, packed: Array) -> None:
+    """Pack a chunk that several parts will read."""
+    g = Sizes(*scalars(sizes, SIZES))
+    chunks = (g.P + g.rows - 1) // g.rows
+    pack_pixels(x, numbers, pixels, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
+
+
+@jit_tuned
+def finish_filter(
+    k: int, dy: Array, places: Array, sizes: Array, partial: Array, dw: Array, db: Array
+) -> None:
+    """Write what is left to write of dw and db of filter k."""
+    g = Sizes(*scalars(sizes, SIZES))
+    if g.slots > 1:
+        gather_filter(partial, places, g, k, dw)
+    if db.size > 0:
         db[k] = bias_gradient(dy, g, k)
+
+
+@jit_tuned
+def dw_serial(
+    tasks: int, filters: int, shared: bool, dy: Array, x: Array, at: Array, numbers: Array, pixels: Array,
+    places: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array,
+) -> None:  # fmt: skip
+    for task in range(tasks):
+        dw_task(task, dy, x, at, numbers, pixels, places, sizes, packed, partial, dw)
+    for k in range(filters):
+        finish_filter(k, dy, places, sizes, partial, dw, db)
 
 
 @jit_parallel
 def dw_parallel(
-    dy: Array, x: Array, at: Array, numbers: Array, pixels: Array, places: Array, sizes: Array,
-    packed: Array, partial: Array, dw: Array, db: Array,
+    tasks: int, filters: int, shared: bool, dy: Array, x: Array, at: Array, numbers: Array, pixels: Array,
+    places: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
-    g, t = Sizes(*scalars(sizes, SIZES)), Tables(at, numbers, pixels, places)
-    for slot in prange(g.slots):
-        partial[slot, :] = 0
-    chunks = (g.P + g.rows - 1) // g.rows
-    if g.shared:
-        for chunk in prange(g.N * chunks):
-            pack_pixels(x, numbers, pixels, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
-    for task in prange(g.slots * g.parts):
-        dw_task(task, dy, x, t, g, packed, partial, dw)
-    for k in prange(g.K):
-        if g.slots > 1:
-            gather_filter(partial, t.places, g, k, dw)
-        if db.size > 0:
-            db[k] = bias_gradient(dy, g, k)
+    for chunk in prange(len(packed) if shared else 0):
+        pack_chunk(chunk, x, numbers, pixels, sizes, packed)
+    for task in prange(tasks):
+        dw_task(task, dy, x, at, numbers, pixels, places, sizes, packed, partial, dw)
+    for k in prange(filters):
+        finish_filter(k, dy, places, sizes, partial, dw, db)
 
 
 @jit_tuned
@@ -277,8 +293,10 @@ def weight_gradients(
     g, dtype = plan.sizes, w.dtype
     packed, partial = empty(plan.packed, dtype), empty(plan.partial, dtype)
     dw, db = empty(w.shape, dtype), empty((g.K if bias else 0,), dtype)
-    run = dw_serial if g.slots * g.parts == 1 else dw_parallel
+    tasks = g.slots * g.parts
+    run = dw_serial if tasks == 1 else dw_parallel
     run(
-        dy.reshape(-1), x.reshape(-1), *plan.tables, plan.values, packed, partial, dw.reshape(-1), db
+        tasks, g.K, g.shared, dy.reshape(-1), x.reshape(-1), *plan.tables, plan.values, packed, partial,
+        dw.reshape(-1), db,
     )  # fmt: skip
     return dw, db
