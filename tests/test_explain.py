@@ -31,7 +31,9 @@ def test_conv2d_tells_the_method_of_each_pass(told):
     assert told("conv2d", *CONV, (64,), padding=(1, 1)) == passes
     assert told("conv2d", *map(list, CONV), None, padding=1) == passes
     assert "stride 1" in told("conv2d", *CONV, stride=2)["dx"]
-    assert told("conv2d", *CONV, stride=2)["forward"].startswith("pixels x filters: with a stride, 64 channels")
+    assert told("conv2d", *CONV, stride=2)["forward"].startswith(
+        "pixels x filters: with a stride, 64 channels"
+    )
     assert "F(2 x 2, 3 x 3)" in told("conv2d", *CONV, winograd=2)["dx"]
     assert told("conv2d", (0, 64, 9, 9), CONV[1])["dw"] == "nothing to multiply: x is empty, (0, 64, 9, 9)"
 
