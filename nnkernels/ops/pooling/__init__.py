@@ -197,8 +197,8 @@ max_pool2d = make_op(
         mutant("planes not cleared", "tuned", "            dx[e] = 0\n", "            pass\n"),
         mutant("chunks overlap", "tuned", "max_planes_2x2(x[i:j], y[i:j], argmax[i:j])",
                "max_planes_2x2(x[i:j], y[i + 1:j], argmax[i + 1:j])"),
-        mutant("padded image taken for whole", "tuned", "(H, W) == g[:2] and g[4:] == (0, 0)",
-               "(H, W) == g[:2]"),
+        mutant("padded image taken for whole", "tuned", "g[:2] == (H, W) and g[4:] == (0, 0)",
+               "g[:2] == (H, W)"),
     ),
 )  # fmt: skip
 avg_pool2d = make_op(
