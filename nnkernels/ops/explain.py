@@ -27,7 +27,7 @@ def explain(op: str, *shapes: Shape, **attributes: Any) -> None:
     >>> explain("matmul", (1, 400), (400, 120))
     forward  row: (1, 400) by (400, 120), each number of b is used once, so it is read as it lies
     da       dot: (1, 120) by (120, 400) transposed, 1 row does not repay rearranging b (from 129)
-    db       outer: (400, 1) transposed by (1, 120), each number of y is one product, so only writing it counts
+    db       outer: (400, 1) transposed by (1, 120), each number of y is one product, so only writing counts
     """
     record = named(op)
     check_shapes(record, shapes, attributes)

@@ -63,7 +63,7 @@ def describe(M: int, N: int, K: int, transposed_a: bool = False, transposed_b: b
     elif way == "dot":
         why = f"{rows} not repay rearranging b (from {DOT_MOST_ROWS + 1})"
     elif way == "outer":
-        why = f"each number of y is {'one product' if K == 1 else 'two products'}, so only writing it counts"
+        why = f"each number of y is {'one product' if K == 1 else 'two products'}, so only writing counts"
     elif way == "packed":
         why = "the rows of a repay copying b into panels"
     elif K * N <= DIRECT_MOST_B:
