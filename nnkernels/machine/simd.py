@@ -94,7 +94,7 @@ def maximum(a: Any, s: float) -> Any:
 
 
 def prefetch(x: Array, i: U) -> None:
-    """Have the cache line of x[i] fetched, to be written to soon; i may lie outside."""
+    """Have x[i]'s cache line fetched for writing; i may lie outside x. In Python there is nothing to do."""
 
 
 def zero_tile(x: Array, vectors: int) -> Any:

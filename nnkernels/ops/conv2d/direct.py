@@ -9,8 +9,6 @@ time. Every result is computed by one task alone, so nothing depends on the numb
 Bound: 2 N K C R S P Q FLOPs each; of the pixels computed, Q / pitch are useful.
 """
 
-from functools import lru_cache
-
 import numpy as np
 
 from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, scalars
@@ -26,7 +24,7 @@ from nnkernels.ops.conv2d.planes import (
     planes_size,
     unpack_rows,
 )  # fmt: skip
-from nnkernels.ops.conv2d.shapes import Pair
+from nnkernels.ops.conv2d.shapes import Pair, no_bias
 from nnkernels.ops.matmul.micro import MR, block_product
 
 SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
@@ -100,27 +98,28 @@ def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None
     dtype = x.dtype
     bias = no_bias(sizes.K, dtype.char) if b is None else b
     x, w, y, work = x.reshape(-1), w.reshape(-1), y.reshape(-1), empty((slots, space), dtype)
-    weights = empty((taps.size,), dtype) if taps.size else w
     if slots == 1:
+        weights = empty((taps.size,), dtype) if taps.size else w
         correlate_serial(x, w, taps, weights, bias, parts, offsets, values, work, y)
         return
-    if taps.size >= SMALL:
-        gather(w, taps, weights)
-    elif taps.size:
-        weights = w[taps]
-    correlate_parallel(x, weights, bias, parts, offsets, values, work, y)
+    if taps.size:
+        w = rearranged(w, taps)
+    correlate_parallel(x, w, bias, parts, offsets, values, work, y)
+
+
+def rearranged(w: Array, taps: Array) -> Array:
+    """Return w[taps]."""
+    if taps.size < SMALL:
+        return w[taps]
+    weights = empty(taps.shape, w.dtype)
+    gather(w, taps, weights)
+    return weights
 
 
 @jit_parallel
 def gather(w: Array, taps: Array, weights: Array) -> None:
     for i in prange(taps.size):
         weights[i] = w[taps[i]]
-
-
-@lru_cache(maxsize=256)
-def no_bias(K: int, dtype: str) -> Array:
-    """Return zeros, never written to."""
-    return np.zeros(K, dtype)
 
 
 def forward(

@@ -42,6 +42,11 @@ class Methods(NamedTuple):
     why_dw: str
 
 
+def alike(way: Way, why: str, why_dw: str) -> Methods:
+    """Return one choice for y and dx."""
+    return Methods(way, why, way, why, why_dw)
+
+
 def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int) -> str:
     """Return why Winograd's method cannot compute this convolution; "" if it can."""
     if (*w[2:], stride, dilation, groups) != (3, 3, (1, 1), (1, 1), 1):
@@ -95,20 +100,18 @@ def chosen(
         if by_pixels(w, stride, dilation, groups):
             why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
             return Methods("pixels", why_forward, "direct", why, why_dw)
-        return Methods("direct", why, "direct", why, why_dw)
+        return alike("direct", why, why_dw)
     if winograd is False:
-        why = "Winograd is switched off"
-        return Methods("direct", why, "direct", why, why_dw)
+        return alike("direct", "Winograd is switched off", why_dw)
     if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
-        return Methods("direct", why, "direct", why, why_dw)
+        return alike("direct", why, why_dw)
     P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
     patches = N * -(-P // 4) * -(-Q // 4)
     m = winograd or (4 if patches >= PATCHES else 2)
     saved = "a quarter" if m == 4 else "4/9"
     why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
-    way: Way = "winograd4" if m == 4 else "winograd2"
-    return Methods(way, why, way, why, why_dw)
+    return alike("winograd4" if m == 4 else "winograd2", why, why_dw)
 
 
 def describe(

@@ -19,12 +19,10 @@ from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, scalars
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of
 from nnkernels.machine.transpose import transpose
-from nnkernels.ops.conv2d.shapes import Pair
+from nnkernels.ops.conv2d.shapes import SLOTS, Pair, no_bias
 from nnkernels.ops.conv2d.weights import SIZES, Sizes, pack_pixels, weight_plan
 from nnkernels.ops.matmul.gemm import row_offsets
 from nnkernels.ops.matmul.micro import MR, block_product
-
-SLOTS = 8  # workspaces that tasks are dealt to
 
 
 class Tables(NamedTuple):
@@ -120,7 +118,7 @@ def forward(
     packed = empty((slots, g.packed_rows * g.width * g.depth), dtype)
     sums = empty((slots, g.rows * g.Q * g.K), dtype)
     t = tables(g.C, g.R, g.S, g.K, g.rows * g.Q, g.P * g.Q, NR)
-    bias = np.zeros(g.K, dtype) if b is None else b
+    bias = no_bias(g.K, dtype.char) if b is None else b
     forward_parallel(
         tasks, x.reshape(-1), w.reshape(-1), bias, plan.tables.numbers, plan.tables.pixels, t, plan.values,
         relu, u, packed, sums, y.reshape(-1),

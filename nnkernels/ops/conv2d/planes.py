@@ -24,14 +24,13 @@ import numpy as np
 from nnkernels.machine.jit import inline, jit_elementwise
 from nnkernels.machine.memory import Array
 from nnkernels.machine.simd import U, broadcast, lanes_of, load, maximum, store
-from nnkernels.ops.conv2d.shapes import Pair, out_length
+from nnkernels.ops.conv2d.shapes import SLOTS, Pair, out_length
+from nnkernels.ops.matmul.gemm import SERIAL_BELOW
 from nnkernels.ops.matmul.micro import MR
 
 CHUNK = 1024  # pixels per chunk at most
 SOURCE = 1 << 16  # elements of a chunk's planes: 256 KiB of float32, to stay in the L2 cache
 LIES = 1 << 15  # elements of an image that is small enough to be read where it lies
-SLOTS = 8  # workspaces that tasks are dealt to
-SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 
 
 class Correlation(NamedTuple):

@@ -21,10 +21,10 @@ from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.machine.transpose import transpose
 from nnkernels.ops.conv2d.shapes import Pair, out_length
+from nnkernels.ops.matmul.gemm import SERIAL_BELOW
 from nnkernels.ops.matmul.micro import MR, block_product
 
 TASKS = 8
-SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 FEW = 48  # taps (s, c) of a filter row: with fewer, rows are laid side by side
 SLOT_ELEMENTS = 1 << 16  # of dw: larger ones are not worth keeping several times
 SHARED_ELEMENTS = 1 << 24  # of all packed chunks: 64 MiB of float32

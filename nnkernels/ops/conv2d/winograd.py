@@ -25,11 +25,11 @@ import numpy as np
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of, load, store
+from nnkernels.ops.conv2d.shapes import SLOTS, no_bias
 from nnkernels.ops.matmul.gemm import row_offsets
 from nnkernels.ops.matmul.micro import MR, block_product
 
 PATCHES = 56  # of a task, about: their n^2 values fit an L2 cache at 64 channels
-SLOTS = 8  # workspaces that tasks are dealt to
 DEEP = 1 << 20  # transformed filters: 4 MiB of float32, several L2 caches
 
 
@@ -385,11 +385,11 @@ def forward(
     """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1."""
     K, C, _, _ = w.shape
     g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False, relu)
-    return convolve(x, w, np.zeros(K, x.dtype) if b is None else b, g)
+    return convolve(x, w, no_bias(K, x.dtype.char) if b is None else b, g)
 
 
 def input_gradient(dy: Array, w: Array, padding: tuple[int, int], m: int) -> Array:
     """Return dx (N, C, H, W): the correlation of dy with the filters turned around, channels for filters."""
     _, C, _, _ = w.shape
     g = sizes(dy.shape, C, (2 - padding[0], 2 - padding[1]), m, lanes(dy.dtype), 9, 9 * C, True, False)
-    return convolve(dy, w, np.zeros(C, dy.dtype), g)
+    return convolve(dy, w, no_bias(C, dy.dtype.char), g)
