@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba import prange, types
 from numba.extending import overload, register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
@@ -23,6 +24,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from nnkernels.machine.cache import cache_directory
 
 __all__ = [
+    "flag",
     "inline",
     "inline_always",
     "inline_elementwise",
@@ -34,6 +36,7 @@ __all__ = [
     "overload_exactly",
     "prange",
     "scalars",
+    "signed",
     "typed",
 ]
 
@@ -41,6 +44,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ELEMENTWISE_FLAGS = {"contract"}
 TUNED_FLAGS = {"contract", "reassoc", "nsz", "arcp", "afn"}
+
+# Numba compiles a kernel once more for each new combination of argument types, and prange counts in unsigned
+# integers, while the literals 1 and False have types of their own: kernels are called with these instead.
+signed: Any = np.int64
+flag: Any = np.bool_
 
 
 def compile_lazily(function: F, **options: Any) -> F:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.elementary import log as ln
-from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, typed
+from nnkernels.machine.jit import flag, jit, jit_elementwise, jit_parallel, jit_tuned, prange, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
 from nnkernels.ops.losses import REDUCTIONS, Pair, add_up, gathered, spread, sum_into, weight
@@ -116,7 +116,7 @@ def forward_part(x: Array, n: int, labels: Array, t: Array, p: Array, loss: Arra
     if rows == 0:
         return
     top, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
-    softmax_rows(x, n, False, p, top, total)
+    softmax_rows(x, n, flag(False), p, top, total)
     for i in range(rows):
         total[i] = ln(total[i])
     if labels.size > 0:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, typed
+from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -165,7 +165,6 @@ def layer_norm_backward_vectorized(
 
 PARTS = 32  # at most so many partial sums of dw and db
 U = np.uint64
-signed: Any = np.int64  # prange counts in unsigned integers, for which kernels would be compiled once more
 
 
 @jit_tuned

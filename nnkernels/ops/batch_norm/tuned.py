@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange, typed
+from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW
 from nnkernels.ops.batch_norm.shapes import Grads, Inputs, Needs, Outputs, weights
@@ -26,7 +26,6 @@ LONG = 32  # positions of a channel from which loops over one channel at a time 
 L2 = 1 << 16  # elements: dy and x of that size, 512 KiB of float32, stay in an L2 cache
 THREADED = 2 * SERIAL_BELOW  # elements: three passes take about half a nanosecond an element
 U = np.uint64
-signed: Any = np.int64  # prange counts in unsigned integers, for which kernels would be compiled once more
 Plan = tuple[int, int, int, int, int, int, int, int]
 
 

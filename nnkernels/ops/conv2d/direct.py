@@ -11,7 +11,7 @@ Bound: 2 N K C R S P Q FLOPs each; of the pixels computed, Q / pitch are useful.
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, scalars
+from nnkernels.machine.jit import flag, jit_parallel, jit_tuned, prange, scalars, signed
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.ops.conv2d.planes import (
@@ -51,9 +51,9 @@ def correlate_chunk(
             for k in range(group * filters, (group + 1) * filters, MR):
                 m = min(MR, (group + 1) * filters - k)
                 block_product(
-                    w, U(first_weight + k * T), 0, U(T), U(1), m,
-                    src, j, VECTORS * lanes_of(y), at, length, T, 1, U(0), U(0),
-                    sums, U(0), U(length), False,
+                    w, U(first_weight + k * T), signed(0), U(T), U(1), m,
+                    src, j, VECTORS * lanes_of(y), at, length, T, signed(1), U(0), U(0),
+                    sums, U(0), U(length), flag(False),
                 )  # fmt: skip
                 unpack_rows(sums, length, b, g, Q, n, k, m, rows, row, column, y)
 
@@ -81,7 +81,7 @@ def correlate_serial(
     """Rearrange the weights, unless ``taps`` is empty and they are w itself; compute all chunks."""
     for i in range(taps.size):
         weights[i] = w[taps[i]]
-    correlate_slot(0, len(work), x, weights, b, parts, offsets, sizes, work[0], y)
+    correlate_slot(signed(0), len(work), x, weights, b, parts, offsets, sizes, work[0], y)
 
 
 @jit_parallel
@@ -89,7 +89,7 @@ def correlate_parallel(
     x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array, work: Array, y: Array
 ) -> None:
     for slot in prange(len(work)):
-        correlate_slot(slot, len(work), x, w, b, parts, offsets, sizes, work[slot], y)
+        correlate_slot(signed(slot), len(work), x, w, b, parts, offsets, sizes, work[slot], y)
 
 
 def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, scalars
+from nnkernels.machine.jit import flag, jit_parallel, jit_tuned, prange, scalars
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of
 from nnkernels.machine.transpose import transpose
@@ -78,7 +78,7 @@ def rows_of_image(
                 packed, U(p * g.sh * g.width * g.depth), MR * pixel, U(pixel), U(1), g.Q,
                 u, U(k * taps), NR, t.panel_rows, min(NR, g.K - k), g.S * g.C,
                 g.R, U(g.dh * g.width * g.depth), U(g.S * g.C * NR),
-                sums, U(p * g.Q * g.K + k), U(g.K), False,
+                sums, U(p * g.Q * g.K + k), U(g.K), flag(False),
             )  # fmt: skip
     pixels = rows * g.Q
     for i in range(U(pixels)):

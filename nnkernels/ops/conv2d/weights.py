@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange, scalars
+from nnkernels.machine.jit import flag, jit_elementwise, jit_parallel, jit_tuned, prange, scalars, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes_of
 from nnkernels.machine.transpose import transpose
@@ -189,7 +189,7 @@ def dw_chunks(
                     dy, i, MR * g.P * g.Q, U(g.P * g.Q), U(1), high - low,
                     packed, j + U((r * g.dh * g.width + s * g.dw) * g.depth), NR, t.at, run, depth,
                     terms, U(g.slots * g.K * g.P * g.Q), U(g.slots * size),
-                    dw, U(((r * (g.S // g.run_s) + s) * g.K + k) * run), U(run), True,
+                    dw, U(((r * (g.S // g.run_s) + s) * g.K + k) * run), U(run), flag(True),
                 )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def pack_chunk(chunk: int, x: Array, numbers: Array, pixels: Array, sizes: Array
     """Pack a chunk that several parts will read."""
     g = Sizes(*scalars(sizes, SIZES))
     chunks = (g.P + g.rows - 1) // g.rows
-    pack_pixels(x, numbers, pixels, g, chunk // chunks, 0, chunk % chunks * g.rows, packed[chunk])
+    pack_pixels(x, numbers, pixels, g, chunk // chunks, signed(0), chunk % chunks * g.rows, packed[chunk])
 
 
 @jit_tuned
@@ -265,11 +265,11 @@ def dw_parallel(
     places: Array, sizes: Array, packed: Array, partial: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
     for chunk in prange(len(packed) if shared else 0):
-        pack_chunk(chunk, x, numbers, pixels, sizes, packed)
+        pack_chunk(signed(chunk), x, numbers, pixels, sizes, packed)
     for task in prange(tasks):
-        dw_task(task, dy, x, at, numbers, pixels, places, sizes, packed, partial, dw)
+        dw_task(signed(task), dy, x, at, numbers, pixels, places, sizes, packed, partial, dw)
     for k in prange(filters):
-        finish_filter(k, dy, places, sizes, partial, dw, db)
+        finish_filter(signed(k), dy, places, sizes, partial, dw, db)
 
 
 @jit_tuned

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_elementwise, jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import flag, jit_elementwise, jit_parallel, jit_tuned, prange, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of, load, store
 from nnkernels.ops.conv2d.shapes import SLOTS, no_bias
@@ -291,7 +291,7 @@ def block_of_patches(
             block_product(
                 v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches,
                 u, U((value * g.panels * g.panel + k) * g.C), g.panel, at, min(g.panel, g.K - k), g.C,
-                1, U(0), U(0), sums, U(value * patches * g.K + k), U(g.K), False,
+                signed(1), U(0), U(0), sums, U(value * patches * g.K + k), U(g.K), flag(False),
             )  # fmt: skip
     for row in range(first, end):
         transform_output(sums, g, (row - first) * g.across, patches, g.K, part, out)
@@ -332,7 +332,7 @@ def panel_of_filters(
     for value in range(g.n * g.n):
         block_product(
             v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches, u, U(value) * plane, g.panel, at,
-            width, g.C, 1, U(0), U(0), sums, U(value * patches * width), U(width), False,
+            width, g.C, signed(1), U(0), U(0), sums, U(value * patches * width), U(width), flag(False),
         )  # fmt: skip
     for row in range(g.N * g.down):
         transform_output(sums, g, row * g.across, patches, width, part, out)

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnkernels.machine.jit import jit_parallel, jit_tuned, prange
+from nnkernels.machine.jit import jit_parallel, jit_tuned, prange, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of
 from nnkernels.ops.matmul.dot import dot_block
@@ -123,7 +123,7 @@ def row_parallel(
     tasks: int, a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
 ) -> None:  # fmt: skip
     for task in prange(tasks):
-        row_task(task, a, a_row, a_col, b, M, N, K, y, add)
+        row_task(signed(task), a, a_row, a_col, b, M, N, K, y, add)
 
 
 @jit_tuned
@@ -148,7 +148,8 @@ def outer_parallel(
     rows: int, a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
 ) -> None:  # fmt: skip
     for task in prange((M + rows - 1) // rows):
-        outer_rows(task * rows, min((task + 1) * rows, M), a, a_row, a_col, b, N, K, y, add)
+        i = signed(task * rows)
+        outer_rows(i, min(i + rows, M), a, a_row, a_col, b, N, K, y, add)
 
 
 @jit_tuned
@@ -161,7 +162,7 @@ def dot_task(task: int, a: Array, b: Array, M: int, N: int, K: int, y: Array, ad
 @jit_parallel
 def dot_parallel(tasks: int, a: Array, b: Array, M: int, N: int, K: int, y: Array, add: bool) -> None:
     for task in prange(tasks):
-        dot_task(task, a, b, M, N, K, y, add)
+        dot_task(signed(task), a, b, M, N, K, y, add)
 
 
 @jit_tuned
@@ -175,7 +176,7 @@ def direct_task(
         block_product(
             a, U(i * a_row + k * a_col), MR * a_row, U(a_row), U(a_col), min(DIRECT_MC, M - i),
             b, U(k * N + j), VECTORS * lanes_of(y), at, min(DIRECT_NC, N - j), min(KC, K - k),
-            1, U(0), U(0), y, U(i * N + j), U(N), add or k > 0,
+            signed(1), U(0), U(0), y, U(i * N + j), U(N), add or k > 0,
         )  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def direct_parallel(
     add: bool,
 ) -> None:  # fmt: skip
     for task in prange(tasks):
-        direct_task(task, a, a_row, a_col, b, at, M, N, K, y, add)
+        direct_task(signed(task), a, a_row, a_col, b, at, M, N, K, y, add)
 
 
 @jit_tuned
@@ -223,7 +224,7 @@ def packed_task(
     block_product(
         a_panels, U(i * n), MR * n, U(1), U(MR), min(MC, M - i),
         b_panels, U(j * n), VECTORS * lanes_of(y) * n, at, min(NC, N - j), n,
-        1, U(0), U(0), y, U(i * N + j), U(N), add,
+        signed(1), U(0), U(0), y, U(i * N + j), U(N), add,
     )  # fmt: skip
 
 
@@ -251,9 +252,9 @@ def packed_parallel(
     for k in range(0, K, KC):
         n = min(KC, K - k)
         for task in prange(down + across):
-            pack_task(task, a, a_row, a_col, b, b_row, b_col, M, N, k, n, a_panels, b_panels)
+            pack_task(signed(task), a, a_row, a_col, b, b_row, b_col, M, N, k, n, a_panels, b_panels)
         for task in prange(down * across):
-            packed_task(task, a_panels, b_panels, at, M, N, n, y, add or k > 0)
+            packed_task(signed(task), a_panels, b_panels, at, M, N, n, y, add or k > 0)
 
 
 @jit_tuned

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit_tuned
+from nnkernels.machine.jit import flag, inline, jit_tuned, signed
 from nnkernels.machine.memory import Array
 from nnkernels.machine.simd import VECTORS, U, broadcast, fma, lanes_of, load, store
 from nnkernels.ops.matmul.dot import dot_block
@@ -218,7 +218,7 @@ def full_tile(a: Array, b: Array, y: Array) -> None:
                 block_product(
                     a_panels, U(i * deep), MR * deep, U(1), U(MR), min(MC, M - i),
                     b_panels, U(j * deep), NR * deep, at, min(NC, N - j), deep,
-                    1, U(0), U(0), to, U(i * N + j), U(N), True,
+                    signed(1), U(0), U(0), to, U(i * N + j), U(N), flag(True),
                 )  # fmt: skip
 
 
