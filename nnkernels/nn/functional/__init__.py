@@ -1,0 +1,20 @@
+"""Functions of tensors and arrays under PyTorch's names: the ops, and what is written with them.
+
+Called with NumPy arrays they return arrays; with a Tensor among the inputs, a Tensor that backward goes
+through.
+"""
+
+from nnkernels.autograd.tape import matmul
+from nnkernels.nn.functional.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from nnkernels.nn.functional.convolution import conv1d, conv2d
+from nnkernels.nn.functional.linear import linear
+from nnkernels.nn.functional.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from nnkernels.nn.functional.normalization import batch_norm, layer_norm
+from nnkernels.nn.functional.pooling import avg_pool2d, max_pool2d
+from nnkernels.nn.functional.shape import flatten, pad
+
+__all__ = [
+    "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "conv1d", "conv2d", "cross_entropy",
+    "flatten", "layer_norm", "leaky_relu", "linear", "log_softmax", "matmul", "max_pool2d", "mse_loss",
+    "pad", "relu", "sigmoid", "softmax", "tanh",
+]  # fmt: skip
