@@ -353,6 +353,7 @@ sub = make_op(
         mutant("sign lost", "return typed(-1, y)\n", "return typed(1, y)\n"),
         mutant("scalar on the wrong side", "f(x1[a + e], right)", "f(right, x1[a + e])", "tuned"),
         mutant("both gradients passed on", "dy if passed_on[1] else", "dy if passed_on[0] else", "tuned"),
+        mutant("operands swapped", "return x1 - x2\n", "return x2 - x1\n"),
     ),
 )  # fmt: skip
 mul = make_op(
@@ -371,6 +372,7 @@ div = make_op(
     "div", div_f, div_df1, div_df2,
     mutants=(
         mutant("square lost", "return -y / x2", "return -y"),
+        mutant("slope of a product", "return typed(1, x2) / x2", "return x2"),
         mutant("first row's cotangent for all", "dy[o + e] * df2(x1[a + e], right, y[o + e])",
                "dy[e] * df2(x1[a + e], right, y[o + e])", "tuned"),
         mutant("same row again, backward", "if j == inner:\n                    k, j = k + 1, 0",
@@ -394,6 +396,11 @@ pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
 maximum = make_op(
     "maximum", maximum_f, maximum_df1, maximum_df2,
     numpy=(np.maximum, maximum_df1_numpy, maximum_df2_numpy),
-    mutants=(mutant("to the smaller", "return typed(1, y) if x1 > x2", "return typed(1, y) if x1 < x2"),),
+    mutants=(
+        mutant("to the smaller", "return typed(1, y) if x1 > x2", "return typed(1, y) if x1 < x2"),
+        mutant("missing +=, first input", "dx1[j1] += dy", "dx1[j1] = dy"),
+        mutant("scalar of the row forgotten", "f(left, x2[b + e])", "f(x2[b + e], x2[b + e])", "tuned"),
+        mutant("the smaller", "return x1 if x1 >= x2", "return x1 if x1 <= x2"),
+    ),
 )  # fmt: skip
 OPS_HERE = (add, sub, mul, div, pow, maximum)

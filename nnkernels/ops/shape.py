@@ -378,6 +378,7 @@ reshape = make_op(
         mutant("first axis fastest", "return 0, sizes, row_steps(sizes)",
                "return 0, sizes, row_steps(sizes[::-1])[::-1]"),
         mutant("gradient overwritten", "] = dy[i]\n", "] = dy[0]\n"),
+        mutant("-1 counts itself", "math.prod(n for n in wanted if n != -1)", "math.prod(wanted)"),
         mutant("last axis first", "return x.reshape(lengths(x, shape))",
                'return x.reshape(lengths(x, shape), order="F")', "tuned"),
     ),
@@ -400,6 +401,9 @@ flatten = make_op(
         mutant("end_dim left out", "first : last + 1]), *", "first:last]), *"),
         mutant("start_dim ignored", "return x.reshape(flattened(x.shape, start_dim, end_dim))",
                "return x.reshape(flattened(x.shape, 0, end_dim))", "tuned"),
+        mutant("end_dim ignored", "x.reshape(flattened(x.shape, start_dim, end_dim))",
+               "x.reshape(flattened(x.shape, start_dim, -1))", "tuned"),
+        mutant("axes behind end_dim lost", ", *shape[last + 1 :]", ""),
     ),
 )  # fmt: skip
 views = make_views(permute_view, permute_inverse)
@@ -420,6 +424,8 @@ permute = make_op(
         mutant("steps not permuted", "tuple(steps[d] for d in dims)", "steps"),
         mutant("permuted again backward", "dy.transpose(np.argsort([d % x.ndim for d in dims]))",
                "dy.transpose(dims)", "tuned"),
+        mutant("lengths not permuted", "tuple(x.shape[d] for d in dims)", "x.shape"),
+        mutant("axes turned around", "return x.transpose(dims)", "return x.transpose(dims[::-1])", "tuned"),
     ),
 )  # fmt: skip
 views = make_views(transpose_view, transpose_inverse)
@@ -438,6 +444,10 @@ transpose = make_op(
     mutants=(
         mutant("nothing swapped", "= dims[dim1], dims[dim0]", "= dims[dim0], dims[dim1]"),
         mutant("not swapped back", "return dy.swapaxes(dim0, dim1)", "return dy.reshape(x.shape)", "tuned"),
+        mutant("swapped with the last", "return x.swapaxes(dim0, dim1)", "return x.swapaxes(dim0, -1)",
+               "tuned"),
+        mutant("gradient from the first place", "dx[offset + source_index(i, shape, steps)] = dy[i]",
+               "dx[source_index(i, shape, steps[::-1])] = dy[i]"),
     ),
 )  # fmt: skip
 views = make_views(slice_view, slice_inverse)
