@@ -25,6 +25,7 @@ from nnkernels.machine.memory import Array
 from nnkernels.nn import functional as F
 from nnkernels.nn.module import Module
 from nnkernels.optim import Optimizer
+from nnkernels.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 logger = logging.getLogger("nnkernels")
 
@@ -91,6 +92,8 @@ def fit(
     epochs: int = 15,
     batch_size: int = 64,
     patience: int | None = None,
+    schedule: LRScheduler | None = None,
+    accumulate: int = 1,
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
 ) -> History:
@@ -98,6 +101,10 @@ def fit(
 
     ``loss(outputs, targets)`` must return the mean over the batch. With ``patience``, training stops
     when the validation loss has not fallen for that many epochs, and the best epoch's weights are restored.
+    ``schedule`` is stepped after each epoch (ReduceLROnPlateau with the validation loss, or the training loss
+    where there is no validation data). With ``accumulate``, the optimizer steps after so many batches, along
+    the mean of their gradients. Penalties of the optimizer's parameter groups are added to the loss that is
+    differentiated, not to the one recorded.
     Batches are shuffled by ``rng``. Raises FloatingPointError, naming epoch, batch and learning rate, when
     the loss is not finite; ValueError for arguments that do not fit together.
     """
@@ -105,13 +112,17 @@ def fit(
         raise ValueError(f"fit: epochs must be an int of at least 1, got {epochs!r}")
     if patience is not None and (validation is None or patience < 1):
         raise ValueError(f"fit: patience ({patience!r}) must be at least 1 and needs validation data")
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"fit: accumulate must be an int of at least 1, got {accumulate!r}")
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise ValueError("fit: schedule belongs to another optimizer")
     batches = Batches(*train, batch_size, shuffle=True, rng=rng)
     history: History = {}
     best_loss, best_epoch, best_state = math.inf, 0, None
     with reporting(epochs, len(batches), progress) as report:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            scores = {"train": train_epoch(model, batches, loss, optimizer, epoch, report)}
+            scores = {"train": train_epoch(model, batches, loss, optimizer, epoch, report, accumulate)}
             if validation is not None:
                 scores["val"] = evaluate(model, *validation, loss)
                 demand_finite("validation loss", scores["val"].loss, epoch, len(batches), batches, optimizer)
@@ -120,6 +131,10 @@ def fit(
                 if score.accuracy is not None:
                     history.setdefault(f"{name}_accuracy", []).append(score.accuracy)
             history.setdefault("seconds", []).append(time.perf_counter() - start)
+            if isinstance(schedule, ReduceLROnPlateau):
+                schedule.step(scores["val" if validation is not None else "train"].loss)
+            elif schedule is not None:
+                schedule.step()
             report.epoch(epoch, scores)
             if patience is not None:
                 if scores["val"].loss < best_loss:
@@ -134,20 +149,26 @@ def fit(
 
 
 def train_epoch(
-    model: Module, batches: Batches, loss: LossFunction, optimizer: Optimizer, epoch: int, report: "Report"
-) -> Score:
+    model: Module, batches: Batches, loss: LossFunction, optimizer: Optimizer, epoch: int, report: "Report",
+    accumulate: int = 1,
+) -> Score:  # fmt: skip
     """Go through the batches once; return the mean loss and accuracy seen on the way."""
     model.train()
-    total, right, seen = 0.0, 0, 0
+    total, right, seen, together = 0.0, 0, 0, 1
     for number, (x, y) in enumerate(batches, 1):
         outputs = model(x)
         value = loss(outputs, y)
         if value.size != 1:
             raise ValueError(f"fit: loss must return a single number, got shape {value.shape}")
         demand_finite("loss", value.item(), epoch, number, batches, optimizer)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+        if number % accumulate == 1 or accumulate == 1:
+            optimizer.zero_grad()
+            together = min(accumulate, len(batches) - number + 1)  # the last ones may be fewer
+        penalty = optimizer.penalty()
+        objective = value + penalty if isinstance(penalty, Tensor) else value
+        (objective / together if together > 1 else objective).backward()
+        if number % accumulate == 0 or number == len(batches):
+            optimizer.step()
         hits = correct(outputs.data, y)
         total += value.item() * len(x)
         right = right + hits if hits is not None else -1
@@ -161,9 +182,10 @@ def demand_finite(
 ) -> None:
     """Raise FloatingPointError for a loss that is NaN or infinite, saying where training had got to."""
     if not math.isfinite(value):
+        rates = ", ".join(f"{group['lr']:g}" for group in optimizer.param_groups)
         raise FloatingPointError(
             f"the {what} became {value} in epoch {epoch}, batch {number} of {len(batches)}, with "
-            f"learning rate {optimizer.lr:g}: try a smaller one"
+            f"learning rate {rates}: try a smaller one"
         )
 
 

@@ -12,7 +12,7 @@ ALLOWED = {
     "ops": {"machine", "ops"},
     "autograd": {"machine", "ops", "autograd"},
     "nn": {"machine", "ops", "autograd", "nn"},
-    "optim": {"machine", "ops", "nn"},
+    "optim": {"machine", "ops", "nn", "optim"},
     "io": set(),
     "data": {"io"},
     "plot": set(),

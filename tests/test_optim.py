@@ -221,7 +221,7 @@ def test_an_optimizer_must_define_update():
     p = nn.Parameter(np.float64([1.0]))
     p.grad = nnk.tensor(np.float64([1.0]))
     with pytest.raises(TypeError, match="Optimizer does not define update"):
-        Optimizer([p], 0.1).step()
+        Optimizer([p], {"lr": 0.1}).step()
 
 
 def test_momentum_gets_through_a_narrow_valley_in_fewer_steps():

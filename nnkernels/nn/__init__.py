@@ -1,6 +1,6 @@
 """Everything that holds a parameter: modules, layers, losses, initial weights, networks."""
 
-from nnkernels.nn import functional, init
+from nnkernels.nn import functional, init, utils
 from nnkernels.nn.layers import (
     AvgPool2d,
     Conv1d,
@@ -23,5 +23,5 @@ from nnkernels.nn import models  # isort: skip (its files use the layers above)
 __all__ = [
     "AvgPool2d", "BCEWithLogitsLoss", "Conv1d", "Conv2d", "CrossEntropyLoss", "Flatten", "LeakyReLU",
     "Linear", "MSELoss", "MaxPool2d", "Module", "Parameter", "ReLU", "Sequential", "Sigmoid", "Softmax",
-    "Tanh", "functional", "init", "models", "summary",
+    "Tanh", "functional", "init", "models", "summary", "utils",
 ]  # fmt: skip

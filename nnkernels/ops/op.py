@@ -171,7 +171,7 @@ class Op:
         if self.check_values is not None:
             self.check_values(*arrays, **attributes)
         for i in self.inplace:
-            a = arrays[i]
+            a = arrays[i] if i < len(arrays) else None
             if a is not None and not (a.flags.carray and a.dtype.isnative):
                 raise ValueError(
                     f"{self.name}: input {i} is updated in place: it must be writable, "
@@ -198,7 +198,7 @@ class Op:
     def bytes(self, inputs: tuple[Array | None, ...], output: Array) -> int:
         """Return the least number of bytes a forward call moves: inputs read once, output written once."""
         if self.inplace:
-            read_and_written = [*inputs, *(inputs[i] for i in self.inplace)]
+            read_and_written = [*inputs, *(inputs[i] for i in self.inplace if i < len(inputs))]
             return sum(a.nbytes for a in read_and_written if a is not None)
         if any(a is not None and np.may_share_memory(a, output) for a in inputs):
             return 0  # a view

@@ -1,0 +1,207 @@
+"""Muon: the mean gradient of a matrix, made orthogonal, so that every direction moves equally far.
+
+    m = momentum m + (1 - momentum) grad            u = m, or (1 - momentum) grad + momentum m with nesterov
+    X = u / max(|u|, eps)  (Frobenius norm; transposed if it has more rows than columns), then ns_steps times
+        A = X X^T,   X = a X + (b A + c A A) X         with (a, b, c) = ns_coefficients
+    param = (1 - lr weight_decay) param - lr ratio X
+
+    param (M, N), M and N at least 1      ratio = sqrt(max(1, M / N)), or 0.2 sqrt(max(M, N)) for
+                                          adjust_lr_fn="match_rms_adamw"
+
+Each turn of the iteration (Newton and Schulz's) moves the singular values towards 1, to about 0.7 to 1.2 with
+the default coefficients. torch.optim.Muon multiplies in bfloat16; here, all is done in the matrix's dtype.
+Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024. Bound: the products' FLOPs.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.jit import jit
+from nnkernels.machine.memory import Array, empty
+from nnkernels.ops.matmul.gemm import gemm
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.steps.records import check_arrays, check_options, common_bad_inputs, values
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+Coefficients = tuple[float, float, float]
+
+# --- loops ---
+
+
+@jit
+def square_kernel(x: Array, a: Array) -> None:
+    M, N = x.shape
+    for i in range(M):
+        for j in range(M):
+            a[i, j] = 0
+            for k in range(N):
+                a[i, j] += x[i, k] * x[j, k]
+
+
+@jit
+def turn_kernel(x: Array, a: Array, coefficients: Array, y: Array) -> None:
+    """Write y = (c0 + c1 A + c2 A^2) X, one element after the other."""
+    M, N = x.shape
+    c0, c1, c2 = coefficients[0], coefficients[1], coefficients[2]
+    p = np.empty_like(a)
+    for i in range(M):
+        for j in range(M):
+            p[i, j] = c1 * a[i, j]
+            for k in range(M):
+                p[i, j] += c2 * a[i, k] * a[k, j]
+    for i in range(M):
+        for j in range(N):
+            y[i, j] = c0 * x[i, j]
+            for k in range(M):
+                y[i, j] += p[i, k] * x[k, j]
+
+
+def turn_loops(x: Array, coefficients: Coefficients) -> Array:
+    a, y = empty((len(x), len(x)), x.dtype), empty(x.shape, x.dtype)
+    square_kernel(x, a)
+    turn_kernel(x, a, np.array(coefficients, x.dtype), y)
+    return y
+
+
+# --- vectorized ---
+
+
+def turn_vectorized(x: Array, coefficients: Coefficients) -> Array:
+    c0, c1, c2 = coefficients
+    a = x @ x.T
+    return np.asarray(c0 * x + (c1 * a + c2 * (a @ a)) @ x)
+
+
+# --- tuned: products by the micro-kernel, sums into what is there ---
+
+
+def turn_tuned(x: Array, coefficients: Coefficients) -> Array:
+    c0, c1, c2 = coefficients
+    a = empty((len(x), len(x)), x.dtype)
+    gemm(x, x, a, transpose_b=True)
+    p, y = c1 * a, c0 * x
+    gemm(c2 * a, a, p, add=True)
+    gemm(p, x, y, add=True)
+    return y
+
+
+# --- bodies: they differ in how a turn is computed ---
+
+
+def make_body(turn: Callable[[Array, Coefficients], Array]) -> Body:
+    """Return the body; of the time that a step takes, what stands here is a small part."""
+
+    def orthogonal(u: Array, coefficients: Coefficients, turns: int, eps: float) -> Array:
+        x: Array = u / u.dtype.type(max(float(np.linalg.norm(u)), eps))
+        x = np.ascontiguousarray(x.T) if len(u) > u.shape[1] else x
+        for _ in range(turns):
+            x = turn(x, coefficients)
+        return x.T if len(u) > u.shape[1] else x
+
+    def forward(
+        param: Array, grad: Array, m: Array, *, lr: float = 1e-3, weight_decay: float = 0.1,
+        momentum: float = 0.95, nesterov: bool = True, ns_coefficients: Coefficients = COEFFICIENTS,
+        eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        m *= momentum
+        m += (1 - momentum) * grad
+        u = (1 - momentum) * grad + momentum * m if nesterov else m
+        M, N = param.shape
+        ratio = math.sqrt(max(1, M / N))
+        if adjust_lr_fn == "match_rms_adamw":
+            ratio = 0.2 * math.sqrt(max(M, N))
+        x = orthogonal(u, ns_coefficients, ns_steps, eps)
+        param *= 1 - lr * weight_decay
+        param -= lr * ratio * x
+        return param, m
+
+    return Body(forward)
+
+
+# --- records ---
+
+
+def plan(
+    *, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True,
+    ns_coefficients: Coefficients = COEFFICIENTS, eps: float = 1e-7, ns_steps: int = 5,
+    adjust_lr_fn: str | None = None,
+) -> None:  # fmt: skip
+    """Name the attributes and their defaults, for ``check_options``."""
+
+
+def check(param: Array, grad: Array, m: Array, **options: Any) -> None:
+    check_arrays("muon_step", param, grad=grad, m=m)
+    check_options("muon_step", plan, options)
+    if param.ndim != 2 or param.size == 0:
+        raise ValueError(
+            f"muon_step: param must be a matrix (M, N) that is not empty, got shape {param.shape}; use "
+            "another optimizer for biases and filters"
+        )
+
+
+def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    for shape in ((1, 1), (1, 4), (3, 1), (3, 5), (6, 4)):
+        yield Sample(f"shape {shape}", values(rng, dtype, shape, "---"), {"lr": 0.1})
+    for attributes in (
+        {"lr": 0.1, "nesterov": False, "ns_steps": 2, "weight_decay": 0.5},
+        {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "momentum": 0.5},
+        {"lr": 0.1, "ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3, "eps": 100.0},
+    ):
+        yield Sample(str(attributes), values(rng, dtype, (4, 3), "---"), attributes)
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    p, v = np.ones((2, 3)), np.ones(3)
+    three = (p, p, p.copy())
+    yield from common_bad_inputs(("m",), {})
+    yield BadInput(
+        ValueError, "param must be a matrix (M, N) that is not empty, got shape (3,)", (v, v, v.copy())
+    )
+    yield BadInput(ValueError, "ns_steps must be at least 1, got 0", three, {"ns_steps": 0})
+    yield BadInput(ValueError, "ns_steps must be below 100, got 100", three, {"ns_steps": 100})
+    yield BadInput(TypeError, "ns_coefficients must be three numbers", three, {"ns_coefficients": (1.0, 2.0)})
+    yield BadInput(ValueError, 'adjust_lr_fn must be None, "original" or', three, {"adjust_lr_fn": "mine"})
+    yield BadInput(ValueError, "nesterov needs momentum above 0", three, {"momentum": 0.0})
+
+
+def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    for shape in ((120, 400), (512, 512)):
+        yield Sample(f"{shape}", values(rng, dtype, shape, "---"), {"ns_steps": 1 + 4 * (shape[0] > 200)})
+
+
+def flops(param: Array, *others: Array, ns_steps: int = 5, **attributes: Any) -> int:
+    M, N = sorted(param.shape)
+    return int(ns_steps * (4 * M * M * N + 2 * M**3) + 9 * param.size)
+
+
+def mutant(name: str, body: Any, old: str, new: str) -> Mutant:
+    """Return a fault planted in this file."""
+    return Mutant(name, body, "steps/muon.py", old, new)
+
+
+muon_step = Op(
+    name="muon_step",
+    loops=make_body(turn_loops),
+    vectorized=make_body(turn_vectorized),
+    tuned=make_body(turn_tuned),
+    check=check,
+    samples=samples,
+    bad_inputs=bad_inputs,
+    bench_samples=bench_samples,
+    flops=flops,
+    inplace=(0, 2),
+    tolerance=1024,
+    mutants=(
+        mutant("columns for rows", "loops", "a[i, j] += x[i, k] * x[j, k]", "a[i, j] += x[i, k] * x[i, k]"),
+        mutant("missing +=", "loops", "y[i, j] += p[i, k] * x[k, j]", "y[i, j] = p[i, k] * x[k, j]"),
+        mutant("first coefficient forgotten", "tuned", "p, y = c1 * a, c0 * x", "p, y = c1 * a, x.copy()"),
+        mutant("square not added", "tuned", "gemm(c2 * a, a, p, add=True)", "gemm(c2 * a, a, p)"),
+        mutant("tall matrices not transposed", "tuned",
+               "np.ascontiguousarray(x.T) if len(u) > u.shape[1] else x", "x"),
+        mutant("nesterov left out", "vectorized", "+ momentum * m if nesterov", "+ m if nesterov"),
+    ),
+)  # fmt: skip
+OPS_HERE = (muon_step,)
