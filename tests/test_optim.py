@@ -1,15 +1,25 @@
 """Optimizers against their formulas in float64, and against torch where it is installed."""
 
-from importlib.util import find_spec
+import inspect
 
 import numpy as np
 import pytest
 
 import nnkernels as nnk
 from nnkernels import nn
-from nnkernels.optim import SGD, Adam, Optimizer
-
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is the oracle here")
+from nnkernels.optim import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 
 STEPS = 20
 SHAPES = ((7, 5), (3,), (), (40_000,))  # the last one is updated by several threads
@@ -92,21 +102,107 @@ def test_20_steps_follow_the_formulas(case, dtype, tolerance):
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
 
 
-@needs_torch
-@pytest.mark.parametrize("case", [c for c in CASES if c != "adam without memory"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_20_steps_equal_torchs(case, dtype, tolerance):
-    import torch
+ALL = {
+    **CASES,
+    "adam with amsgrad": (Adam, {"lr": 0.05, "amsgrad": True, "betas": (0.7, 0.8), "weight_decay": 0.1}),
+    "adam with decoupled weight decay": (Adam, {"weight_decay": 0.5, "decoupled_weight_decay": True}),
+    "adamw": (AdamW, {"lr": 0.02}),
+    "adamw, strong, with amsgrad": (AdamW, {"lr": 0.05, "weight_decay": 0.5, "amsgrad": True}),
+    "nadam": (NAdam, {"lr": 0.02}),
+    "nadam, other options": (
+        NAdam, {"lr": 0.05, "betas": (0.6, 0.9), "eps": 1e-3, "weight_decay": 0.1, "momentum_decay": 0.05}
+    ),
+    "nadam, decoupled": (NAdam, {"lr": 0.05, "weight_decay": 0.3, "decoupled_weight_decay": True}),
+    "radam": (RAdam, {"lr": 0.02}),
+    "radam, other options": (RAdam, {"lr": 0.05, "betas": (0.6, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    "radam, decoupled": (RAdam, {"lr": 0.05, "weight_decay": 0.3, "decoupled_weight_decay": True}),
+    "rmsprop": (RMSprop, {"lr": 0.02}),
+    "rmsprop, momentum": (RMSprop, {"lr": 0.01, "momentum": 0.8, "alpha": 0.9, "weight_decay": 0.1}),
+    "rmsprop, centered": (RMSprop, {"lr": 0.01, "centered": True, "alpha": 0.9, "eps": 0.01}),
+    "rmsprop, both": (RMSprop, {"lr": 0.01, "centered": True, "momentum": 0.5, "alpha": 0.8, "eps": 0.1}),
+    "adagrad": (Adagrad, {"lr": 0.1}),
+    "adagrad, other options": (
+        Adagrad,
+        {"lr": 0.3, "lr_decay": 0.05, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3},
+    ),
+    "adadelta": (Adadelta, {"lr": 3.0}),
+    "adadelta, other options": (Adadelta, {"lr": 0.5, "rho": 0.7, "eps": 1e-2, "weight_decay": 0.1}),
+    "lion": (Lion, {"lr": 0.01}),
+    "lion with weight decay": (Lion, {"lr": 0.01, "betas": (0.7, 0.9), "weight_decay": 0.3}),
+}  # fmt: skip
+IN_TORCH = [name for name, (cls, _) in ALL.items() if cls is not Lion and name != "adam without memory"]
 
-    cls, options = CASES[case]
-    params = [torch.nn.Parameter(torch.tensor(p)) for p in starts(dtype)]
-    optimizer = getattr(torch.optim, cls.__name__)(params, **options)
-    for t in range(STEPS):
+
+def in_groups(params, options):
+    """The last parameter in a group of its own, with options of its own."""
+    other = {"lr": 0.5 * options.get("lr", 1e-3), "weight_decay": 0.05}
+    return [{"params": params[:-1]}, {"params": params[-1:], **other}]
+
+
+def run(cls, options, dtype, steps):
+    params = [nn.Parameter(p) for p in starts(dtype)]
+    optimizer = cls(in_groups(params, options), **options)
+    for t in range(steps):
         for i, p in enumerate(params):
-            p.grad = torch.tensor(gradient(t, i, p.detach().numpy()))
+            p.grad = nnk.tensor(gradient(t, i, p.data))
         optimizer.step()
-    for got, wanted in zip(after_20_steps(cls, options, dtype), params, strict=True):
+    return [p.data for p in params]
+
+
+@pytest.fixture
+def torch64():
+    """torch with float64 as its default, in which it keeps NAdam's product of momenta."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("case", IN_TORCH)
+@pytest.mark.parametrize(("dtype", "steps", "tolerance"), [(np.float64, 100, 1e-9), (np.float32, 20, 3e-5)])
+def test_steps_in_parameter_groups_equal_torchs(case, dtype, steps, tolerance, torch64):
+    cls, options = ALL[case]
+    params = [torch64.nn.Parameter(torch64.tensor(p)) for p in starts(dtype)]
+    optimizer = getattr(torch64.optim, cls.__name__)(in_groups(params, options), **options)
+    for t in range(steps):
+        for i, p in enumerate(params):
+            p.grad = torch64.tensor(gradient(t, i, p.detach().numpy()))
+        optimizer.step()
+    for got, wanted, start in zip(run(cls, options, dtype, steps), params, starts(dtype), strict=True):
+        assert np.abs(got - start).max() > 1e-4  # it went somewhere
         np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("cls", [SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Muon])
+def test_names_order_and_defaults_of_options_are_torchs(cls):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
+    theirs = inspect.signature(getattr(torch.optim, cls.__name__)).parameters
+    ours = inspect.signature(cls).parameters
+    positional = [n for n, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == list(theirs)[: len(positional)]
+    for name in list(ours)[1:]:
+        assert ours[name].default == theirs[name].default, name
+
+
+def lion_by_hand(p, t, g, state, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    m = state.get("m", 0)
+    state["m"] = betas[1] * m + (1 - betas[1]) * g
+    return p - lr * (np.sign(betas[0] * m + (1 - betas[0]) * g) + weight_decay * p)
+
+
+@pytest.mark.parametrize("case", [name for name, (cls, _) in ALL.items() if cls is Lion])
+def test_100_steps_of_lion_follow_the_formula(case):
+    options = ALL[case][1]
+    wanted = starts(np.float64)
+    states = [{} for _ in wanted]
+    for t in range(100):
+        for i, p in enumerate(wanted):
+            its = {**options, **(in_groups([0, 1], options)[1] if i == len(wanted) - 1 else {})}
+            its.pop("params", None)
+            wanted[i] = lion_by_hand(p, t, gradient(t, i, p), states[i], **its)
+    for got, w in zip(run(Lion, options, np.float64, 100), wanted, strict=True):
+        np.testing.assert_allclose(got, w, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("cls", [SGD, Adam])
@@ -120,9 +216,9 @@ def test_the_default_hyper_parameters_are_torchs(cls):
     assert p.item() == pytest.approx(wanted, rel=1e-15)
 
 
-@pytest.mark.parametrize("case", ["sgd", "nesterov with weight decay", "adam with weight decay"])
+@pytest.mark.parametrize("case", ["sgd", "nesterov with weight decay", "adam with weight decay", "nadam"])
 def test_a_parameter_without_a_gradient_and_its_state_stay_untouched(case):
-    cls, options = CASES[case]
+    cls, options = ALL[case]
     p, q = nn.Parameter(np.float64([1.0, 2.0])), nn.Parameter(np.float64([3.0]))
     both, alone = cls([p, q], **options), cls([twin := nn.Parameter(np.float64([3.0]))], **options)
     for t in range(3):  # q joins at the third step
@@ -137,9 +233,9 @@ def test_a_parameter_without_a_gradient_and_its_state_stay_untouched(case):
     assert q.item() == twin.item() != 3.0
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_a_step_works_in_place_and_leaves_the_gradient_alone(case):
-    cls, options = CASES[case]
+    cls, options = ALL[case]
     p = nn.Parameter(np.ones((2, 3)))
     optimizer, g = cls([p], **options), np.asfortranarray(np.arange(6.0).reshape(2, 3) - 2)
     data, p.grad = p.data, nnk.Tensor(g)
@@ -207,13 +303,28 @@ def test_what_is_no_list_of_parameters_is_refused(cls, params, error, words):
         (Adam, {"betas": (0.9, -0.1)}, "beta"),
         (Adam, {"eps": -1e-8}, "eps"),
         (Adam, {"weight_decay": -1.0}, "weight_decay"),
+        (NAdam, {"momentum_decay": -1.0}, "momentum_decay"),
+        (RAdam, {"betas": (0.9, 1.0)}, "beta"),
+        (RMSprop, {"alpha": -0.1}, "alpha"),
+        (RMSprop, {"momentum": -0.1}, "momentum"),
+        (Adagrad, {"lr_decay": -0.1}, "lr_decay"),
+        (Adadelta, {"rho": 1.1}, "rho"),
+        (Lion, {"betas": (0.9, 1.0)}, "beta"),
+        (Muon, {"ns_steps": 100}, "ns_steps"),
+        (Muon, {"adjust_lr_fn": "mine"}, "adjust_lr_fn"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_named_before_anything_moves(cls, options, words):
-    p = nn.Parameter(np.float64([1.0]))
-    p.grad = nnk.tensor(np.float64([1.0]))
+def test_hyper_parameters_that_make_no_sense_are_named_at_once(cls, options, words):
+    p = nn.Parameter(np.float64([[1.0]]))
+    with pytest.raises(ValueError, match=f"{cls.__name__}: .*{words}"):
+        cls([p], **options)
+    with pytest.raises(ValueError, match=f"{cls.__name__}: .*{words}"):
+        cls([{"params": [p], **options}])
+    optimizer = cls([p])
+    p.grad = nnk.tensor(np.float64([[1.0]]))
+    optimizer.param_groups[0].update(options)
     with pytest.raises(ValueError, match=words):
-        cls([p], **options).step()
+        optimizer.step()
     assert p.item() == 1.0
 
 
@@ -242,10 +353,10 @@ def test_momentum_gets_through_a_narrow_valley_in_fewer_steps():
     assert heavy < 1e-6 < plain
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_one_flat_call_equals_one_call_per_parameter(case):
     """Also when a parameter has missed a step, or was given another array."""
-    cls, options = CASES[case]
+    cls, options = ALL[case]
     rng = np.random.default_rng(0)
     shapes = [(3, 4), (5,), (2, 1, 3)]
     values = [rng.standard_normal(s) for s in shapes]
@@ -270,3 +381,8 @@ def test_a_parameter_given_twice_is_refused():
     p = nn.Parameter(np.ones(3))
     with pytest.raises(ValueError, match="the same Parameter more than once"):
         SGD([p, p], lr=0.1)
+
+
+def test_a_negative_start_of_adagrads_sums_is_refused():
+    with pytest.raises(ValueError, match="Adagrad: initial_accumulator_value must be at least 0"):
+        Adagrad([nn.Parameter(np.ones(2))], initial_accumulator_value=-0.1)

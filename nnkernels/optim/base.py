@@ -106,16 +106,17 @@ class Optimizer:
         """Update every parameter that has a gradient, in place."""
         for group, buffers in zip(self.param_groups, self._buffers):
             names = self.states(group)
-            arrays = [buffers.arrays(name, self.first(name, group)) for name in names]
-            gradient = buffers.gather()
-            if gradient is not None and buffers.flat is not None:
-                state = dict(zip(names, [flat for flat, _ in arrays]))
-                after = self.update(group, buffers.flat, gradient, state, buffers.progress[0])
+            for name in names:
+                if name not in buffers.state:
+                    buffers.add(name, self.first(name, group))
+            if buffers.gather():
+                state: dict[str, Any] = {name: buffers.state[name][0] for name in names}
+                after = self.update(group, buffers.flat, buffers.gradient, state, buffers.progress[0])
                 buffers.progress = [after] * len(buffers.params)
             else:
                 for i, p in enumerate(buffers.params):
                     if p.grad is not None:
-                        state = {name: views[i] for name, (_, views) in zip(names, arrays)}
+                        state = {name: buffers.state[name][1][i] for name in names}
                         before = buffers.progress[i]
                         buffers.progress[i] = self.update(group, p.data, p.grad.data, state, before)
             if AFTER_STEP in group:

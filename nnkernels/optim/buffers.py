@@ -25,7 +25,7 @@ class Buffers:
         self.params = params
         self.progress = [progress] * len(params)
         self.state: dict[str, tuple[Array | None, list[Array]]] = {}  # name: flat array and one view each
-        self.flat: Array | None = None
+        self.flat: Any = None  # an array, or None
         self.adopt(flat)
 
     def adopt(self, flat: bool) -> None:
@@ -52,26 +52,24 @@ class Buffers:
                 view[...] = p.data
                 p.data = view
 
-    def arrays(self, name: str, start: float = 0.0) -> tuple[Array | None, list[Array]]:
-        """Return the state of this name, flat and one by one; it is made when first asked for."""
-        if name not in self.state:
-            if self.flat is None:
-                self.state[name] = None, [np.full_like(p.data, start) for p in self.params]
-            else:
-                flat = np.full_like(self.flat, start)
-                self.state[name] = flat, self.views(flat)
-        return self.state[name]
+    def add(self, name: str, start: float) -> None:
+        """Make the state of this name, filled with ``start``."""
+        if self.flat is None:
+            self.state[name] = None, [np.full_like(p.data, start) for p in self.params]
+        else:
+            flat = np.full_like(self.flat, start)
+            self.state[name] = flat, self.views(flat)
 
-    def gather(self) -> Array | None:
-        """Return all gradients as one flat array, where all parameters can step at once, else None."""
+    def gather(self) -> bool:
+        """Copy all gradients into the flat one, where all parameters can step at once; return whether so."""
         gradients = [p.grad for p in self.params]
         if self.flat is None or None in gradients:
-            return None
+            return False
         if self.progress.count(self.progress[0]) != len(self.progress):
-            return None
+            return False
         self.attach()
         np.concatenate([g.data.reshape(-1) for g in gradients if g is not None], out=self.gradient)
-        return self.gradient
+        return True
 
     def saved(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return for each parameter its progress under ``names`` and copies of its state arrays."""
@@ -87,4 +85,6 @@ class Buffers:
             self.progress[i] = tuple(entry[name] for name in names)
             for name, value in entry.items():
                 if name not in names:
-                    self.arrays(name)[1][i][...] = value
+                    if name not in self.state:
+                        self.add(name, 0.0)
+                    self.state[name][1][i][...] = value

@@ -151,18 +151,20 @@ def make_bodies(
     ``plan(*state, **attributes)`` returns the rule, the states it moves, and the numbers it wants.
     """
 
-    def body(name: str) -> Body:
+    def body(index: int) -> Body:
         def forward(param: Array, grad: Array, *state: Array | None, **attributes: Any) -> tuple[Array, ...]:
             rule, moved, numbers = plan(*state, **attributes)
-            flat, g = param.reshape(-1), grad.reshape(-1)
-            # Of param's dtype: a float64 would widen the arithmetic. Where there is no state, g stands in.
-            arrays = [*(s.reshape(-1) for s in moved), g, g, g][:3]
-            getattr(rule, name)(flat, g, *arrays, np.array(numbers, param.dtype))
-            return (param, *(s for s in state if s is not None))
+            g = grad.reshape(-1)
+            arrays = [s.reshape(-1) for s in moved]
+            while len(arrays) < 3:  # where there is no state, g stands in
+                arrays.append(g)
+            # The numbers in param's dtype: a float64 would widen the arithmetic.
+            rule[index](param.reshape(-1), g, *arrays, np.array(numbers, param.dtype))
+            return (param, *[s for s in state if s is not None])
 
         return Body(forward)
 
-    return body("loops"), body("vectorized"), body("tuned")
+    return body(0), body(1), body(2)  # in the order of Rule
 
 
 @inline
