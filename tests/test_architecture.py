@@ -16,6 +16,7 @@ ALLOWED = {
     "io": set(),
     "data": {"io"},
     "plot": set(),
+    "plot_rates": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},
 }
 TOP = {"__init__", "__main__", "commands"}  # may import anything

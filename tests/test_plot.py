@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from nnkernels import plot
+from nnkernels import plot, plot_rates
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((28, 28))
@@ -43,6 +43,12 @@ def rows(ops=1, bodies=BODIES):
     ]
 
 
+def rate_search(count=60):
+    rates = np.logspace(-6, 1, count)
+    smoothed = 2.3 - 1.5 / (1 + (0.01 / rates) ** 1.5) + rates**2
+    return rates, smoothed + 0.1 * np.sin(9 * np.arange(count)), smoothed, 0.0063
+
+
 def mistakes(count=12):
     return [(IMAGE, k % 10, (k + 1) % 10, 1 - k / 50) for k in range(count)]
 
@@ -54,6 +60,8 @@ FIGURES = {
     "six filters": lambda: plot.filters(RNG.normal(size=(6, 1, 5, 5)), title="First layer"),
     "one filter, long title": lambda: plot.filters(np.ones((1, 1, 3, 3)), title="A title of many words " * 3),
     "rgb filters": lambda: plot.filters(RNG.normal(size=(10, 3, 7, 7))),
+    "rates": lambda: plot_rates.rate_search(*rate_search()),
+    "rates, nothing suggested": lambda: plot_rates.rate_search([1e-3, 1e-2], [1.0, 2.0], [1.0, 1.5]),
     "filter table": lambda: plot.filters(RNG.normal(size=(16, 6, 5, 5))),
     "wide filter table": lambda: plot.filters(RNG.normal(size=(2, 40, 1, 3))),
     "one map": lambda: plot.activation_maps(IMAGE, RNG.random((1, 24, 24))),

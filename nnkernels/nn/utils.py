@@ -40,8 +40,9 @@ def clip_grad_norm_(
         )
     factor = float(max_norm) / (total + 1e-6)
     if not factor >= 1:  # NaN goes on into the gradients
-        for g in gradients:
-            g *= factor
+        with np.errstate(invalid="ignore"):
+            for g in gradients:
+                g *= factor
     return Tensor(np.asarray(total, gradients[0].dtype))
 
 

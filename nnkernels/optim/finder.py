@@ -15,7 +15,8 @@ from nnkernels.optim.sgd import SGD
 class RateSearch(NamedTuple):
     """What ``lr_finder`` has seen: rates, the loss of the batch before each, smoothed losses, a suggestion.
 
-    The suggestion is the rate at which the smoothed loss fell fastest; None when it never fell.
+    The suggestion is the rate at which the smoothed loss fell fastest, before it was lowest; None when it
+    never fell. The mean of past losses lags behind: half the suggestion is on the safe side.
     """
 
     rates: list[float]
@@ -33,7 +34,7 @@ def lr_finder(
     start_lr: float = 1e-6,
     end_lr: float = 10.0,
     num_iter: int = 100,
-    smoothing: float = 0.9,
+    smoothing: float = 0.8,
     diverge: float = 4.0,
 ) -> RateSearch:
     """Train for ``num_iter`` batches with rates from ``start_lr`` to ``end_lr``; return what happened.
@@ -97,7 +98,7 @@ def climb(
         losses.append(loss)
         smoothed.append(level)
         best = min(best, level)
-        if level > diverge * best:
+        if level > best + (diverge - 1) * abs(best):
             break
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -122,7 +123,11 @@ def endless(loader: Iterable[tuple[Any, Any]], count: int) -> Any:
 
 
 def steepest(rates: list[float], losses: list[float]) -> float | None:
-    """Return the rate where the loss falls fastest per factor of the rate, None where it never falls."""
-    falls = [(losses[i - 1] - losses[i + 1], rates[i]) for i in range(1, len(rates) - 1)]
+    """Return the rate where the loss falls fastest per factor of the rate, None where it never falls.
+
+    Beyond the lowest loss, training has begun to diverge: a fall there says nothing.
+    """
+    lowest = losses.index(min(losses)) if losses else 0
+    falls = [(losses[i - 1] - losses[i + 1], rates[i]) for i in range(1, lowest)]
     fall, rate = max(falls, default=(0.0, 0.0))
     return rate if fall > 0 else None
