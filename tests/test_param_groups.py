@@ -53,7 +53,20 @@ def test_groups_that_make_no_sense_are_refused():
         optimizer.add_param_group({"params": [np.ones(3)]})
     with pytest.raises(ValueError, match="SGD: lr must be at least 0"):
         optimizer.add_param_group({"params": [q], "lr": -1.0})
+    with pytest.raises(TypeError, match=r"SGD: penalty must be a regulariser such as L2\(1e-4\), got 0.1"):
+        optimizer.add_param_group({"params": [q], "penalty": 0.1})
+    with pytest.raises(TypeError, match=r"SGD: after_step must be a regulariser .* got 3"):
+        optimizer.add_param_group({"params": [q], "after_step": 3})
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_gradient_of_another_shape_is_named():
+    p, q = nn.Parameter(np.ones((2, 3))), nn.Parameter(np.ones(4))
+    optimizer = SGD([p, q])
+    p.grad, q.grad = nnk.tensor(np.ones((2, 3))), nnk.tensor(np.ones(1))
+    with pytest.raises(ValueError, match=r"grad must have param's shape \(4,\), got \(1,\)"):
+        optimizer.step()
+    assert q.data.tolist() == [1.0] * 4
 
 
 # --- state ---
@@ -173,3 +186,11 @@ def test_muon_moves_all_directions_about_equally_far():
     before = np.linalg.svd(p.grad.data, compute_uv=False)
     assert before.max() / before.min() > 20
     assert 0.5 < moved.min() <= moved.max() < 1.3
+
+
+def test_optional_states_may_be_left_out_of_a_step():
+    p, g = np.ones(3), np.ones(3)
+    nnk.OPS["sgd_step"](p, g, lr=0.5)
+    np.testing.assert_allclose(p, 0.5)
+    nnk.OPS["rmsprop_step"](p, g, np.zeros(3), lr=0.5, alpha=0.0)
+    np.testing.assert_allclose(p, 0.0, atol=1e-7)

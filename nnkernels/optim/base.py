@@ -65,6 +65,11 @@ class Optimizer:
         if len(set(known)) < len(known):
             raise ValueError(f"{name}: params holds the same Parameter more than once")
         group = {**self.defaults, **param_group, "params": params}
+        if group.get(PENALTY) is not None and not callable(group[PENALTY]):
+            raise TypeError(f"{name}: penalty must be a regulariser such as L2(1e-4), got {group[PENALTY]!r}")
+        if group.get(AFTER_STEP) is not None and not hasattr(group[AFTER_STEP], "apply"):
+            after = group[AFTER_STEP]
+            raise TypeError(f"{name}: after_step must be a regulariser such as MaxNorm(3), got {after!r}")
         check_hyper_parameters(name, {key: group[key] for key in self.defaults})
         self.check_params(params)
         self.param_groups.append(group)
@@ -119,7 +124,7 @@ class Optimizer:
                         state = {name: buffers.state[name][1][i] for name in names}
                         before = buffers.progress[i]
                         buffers.progress[i] = self.update(group, p.data, p.grad.data, state, before)
-            if AFTER_STEP in group:
+            if group.get(AFTER_STEP) is not None:
                 group[AFTER_STEP].apply(buffers.params, group["lr"])
 
     def penalty(self) -> Any:

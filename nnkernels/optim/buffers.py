@@ -38,6 +38,7 @@ class Buffers:
             self.flat = np.zeros(sum(p.size for p in self.params), self.params[0].dtype)
             self.data = self.views(self.flat)
             self.gradient = np.zeros_like(self.flat)
+            self.places = self.views(self.gradient)
             self.attach()
 
     def views(self, flat: Array) -> list[Array]:
@@ -62,13 +63,13 @@ class Buffers:
 
     def gather(self) -> bool:
         """Copy all gradients into the flat one, where all parameters can step at once; return whether so."""
-        gradients = [p.grad for p in self.params]
-        if self.flat is None or None in gradients:
+        if self.flat is None or self.progress.count(self.progress[0]) != len(self.progress):
             return False
-        if self.progress.count(self.progress[0]) != len(self.progress):
-            return False
+        for p, place in zip(self.params, self.places):
+            if p.grad is None or p.grad.data.shape != place.shape:  # what does not fit will be named
+                return False
+            place[...] = p.grad.data
         self.attach()
-        np.concatenate([g.data.reshape(-1) for g in gradients if g is not None], out=self.gradient)
         return True
 
     def saved(self, names: tuple[str, ...]) -> list[dict[str, Any]]:

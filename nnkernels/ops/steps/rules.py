@@ -154,12 +154,13 @@ def make_bodies(
     def body(index: int) -> Body:
         def forward(param: Array, grad: Array, *state: Array | None, **attributes: Any) -> tuple[Array, ...]:
             rule, moved, numbers = plan(*state, **attributes)
-            g = grad.reshape(-1)
-            arrays = [s.reshape(-1) for s in moved]
+            # Arrays of one axis, as optimizers have them, are taken as they are.
+            p, g = (param, grad) if param.ndim == 1 else (param.reshape(-1), grad.reshape(-1))
+            arrays = [s if s.ndim == 1 else s.reshape(-1) for s in moved]
             while len(arrays) < 3:  # where there is no state, g stands in
                 arrays.append(g)
             # The numbers in param's dtype: a float64 would widen the arithmetic.
-            rule[index](param.reshape(-1), g, *arrays, np.array(numbers, param.dtype))
+            rule[index](p, g, *arrays, np.array(numbers, param.dtype))
             return (param, *[s for s in state if s is not None])
 
         return Body(forward)
