@@ -7,8 +7,10 @@ from nnkernels.ops import (
     layer_norm,
     losses,
     pooling,
+    rectifiers,
     reduce,
     shape,
+    smooth_rectifiers,
     softmax,
     steps,
     unary,
@@ -18,7 +20,9 @@ from nnkernels.ops.conv1d import conv1d
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
+from nnkernels.ops.maxout import maxout
 from nnkernels.ops.op import Op, use_backend
+from nnkernels.ops.prelu import prelu
 
 __all__ = ["OPS", "Op", "use_backend"]
 
@@ -31,6 +35,9 @@ OPS: dict[str, Op] = {
         *layer_norm.OPS_HERE,
         *binary.OPS_HERE,
         *unary.OPS_HERE,
+        *rectifiers.OPS_HERE,
+        *smooth_rectifiers.OPS_HERE,
+        *(prelu, maxout),
         *reduce.OPS_HERE,
         *shape.OPS_HERE,
         *assemble.OPS_HERE,

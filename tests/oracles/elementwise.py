@@ -13,6 +13,8 @@ PLAIN: dict[str, Oracle] = {
     "pow": lambda a, b: np.exp(wide(b) * np.log(wide(a))),
     "maximum": lambda a, b: (wide(a) + wide(b) + abs(wide(a) - wide(b))) / 2,
     "neg": lambda x: 0 - wide(x),
+    "abs": lambda x: np.maximum(wide(x), -wide(x)),
+    "sqrt": lambda x: np.exp(np.log(wide(x)) / 2),
     "exp": lambda x: np.exp(wide(x)),
     "log": lambda x: np.log(wide(x)),
     "sin": lambda x: np.sin(wide(x)),
@@ -26,6 +28,8 @@ TORCH: dict[str, Oracle] = {
     "pow": lambda a, b: a.pow(b),
     "maximum": lambda a, b: a.maximum(b),
     "neg": lambda x: x.neg(),
+    "abs": lambda x: x.abs(),
+    "sqrt": lambda x: x.sqrt(),
     "exp": lambda x: x.exp(),
     "log": lambda x: x.log(),
     "sin": lambda x: x.sin(),
@@ -59,6 +63,6 @@ def one_positive(draw, rng):
 DRAWS: dict[str, Draw] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum"), two_arrays),
     "pow": power,
-    **dict.fromkeys(("neg", "exp", "sin"), one_array),
-    "log": one_positive,
+    **dict.fromkeys(("neg", "abs", "exp", "sin"), one_array),
+    **dict.fromkeys(("log", "sqrt"), one_positive),
 }

@@ -1,0 +1,289 @@
+"""maxout: the largest of each group of k = ``pieces`` adjacent channels.
+
+    y[n, g, i]        = max over j < k of x[n, g k + j, i]
+    dx[n, g k + j, i] = dy[n, g, i] if j = piece[n, g, i] else 0
+
+x (N, C, ...), y (N, C / k, ...), float32 or float64. ``piece`` (int32, y's shape, kept) is the first j with
+the largest x; a NaN counts as largest. After a linear layer, y is the largest of k linear functions, which
+can come near any convex one (Goodfellow et al., Maxout Networks, 2013). The loops see x as
+(N C / k, k, inner).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.jit import (
+    inline_elementwise,
+    jit,
+    jit_elementwise,
+    jit_parallel,
+    prange,
+    signed,
+)
+from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import check_int, floats
+
+PIECE = np.dtype(np.int32)
+RUN = 2048  # outputs whose pieces are compared one after the other while they stay in the L1 cache
+
+
+def result_shape(x: Array, pieces: int) -> tuple[int, ...]:
+    """Return y's shape."""
+    return (x.shape[0], x.shape[1] // pieces, *x.shape[2:])
+
+
+def groups(x: Array, pieces: int) -> tuple[int, int, int]:
+    """Return (N C / k, k, inner)."""
+    return x.shape[0] * (x.shape[1] // pieces), pieces, math.prod(x.shape[2:])
+
+
+# --- loops ---
+
+
+@jit
+def forward_kernel(x: Array, y: Array, piece: Array) -> None:
+    outer, k, inner = x.shape
+    for o in range(outer):
+        for i in range(inner):
+            y[o, i], piece[o, i] = x[o, 0, i], 0
+            for j in range(1, k):
+                v = x[o, j, i]
+                if v > y[o, i] or (v != v and y[o, i] == y[o, i]):
+                    y[o, i], piece[o, i] = v, j
+
+
+@jit
+def backward_kernel(dy: Array, piece: Array, dx: Array) -> None:
+    outer, k, inner = dx.shape
+    for o in range(outer):
+        for j in range(k):
+            for i in range(inner):
+                dx[o, j, i] = dy[o, i] if piece[o, i] == j else 0
+
+
+def forward_loops(x: Array, pieces: int) -> tuple[Array, Array]:
+    shape, (outer, k, inner) = result_shape(x, pieces), groups(x, pieces)
+    y, piece = np.empty(shape, x.dtype), np.empty(shape, PIECE)
+    forward_kernel(x.reshape(outer, k, inner), y.reshape(outer, inner), piece.reshape(outer, inner))
+    return y, piece
+
+
+def backward_loops(
+    dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool], pieces: int
+) -> tuple[Array | None]:
+    if not needs[0]:
+        return (None,)
+    (x,), (_, piece) = inputs, outputs
+    outer, k, inner = groups(x, pieces)
+    dx = np.empty(x.shape, x.dtype)
+    rows = dy.reshape(outer, inner), piece.reshape(outer, inner)
+    backward_kernel(*rows, dx.reshape(outer, k, inner))
+    return (dx,)
+
+
+# --- vectorized ---
+
+
+def forward_vectorized(x: Array, pieces: int) -> tuple[Array, Array]:
+    shape, sizes = result_shape(x, pieces), groups(x, pieces)
+    grouped = x.reshape(sizes)
+    piece = grouped.argmax(axis=1)
+    y = np.take_along_axis(grouped, piece[:, None], axis=1)
+    return y.reshape(shape), piece.astype(PIECE).reshape(shape)
+
+
+def backward_vectorized(
+    dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool], pieces: int
+) -> tuple[Array | None]:
+    if not needs[0]:
+        return (None,)
+    (x,), (_, piece) = inputs, outputs
+    outer, k, inner = groups(x, pieces)
+    dx = np.zeros((outer, k, inner), x.dtype)
+    where = piece.reshape(outer, 1, inner).astype(np.intp)
+    np.put_along_axis(dx, where, dy.reshape(outer, 1, inner), axis=1)
+    return (dx.reshape(x.shape),)
+
+
+# --- tuned: neighbours among the outputs side by side. Bound: memory traffic ---
+
+
+@inline_elementwise
+def best_of_run(x: Array, a: Any, step: Any, hop: Any, k: Any, y: Array, piece: Array) -> None:
+    """Write y and piece of one run: output e reads x[a + e step + j hop] for j < k."""
+    for e in range(np.uint64(y.size)):
+        y[e], piece[e] = x[a + e * step], 0
+    for j in range(np.uint64(1), k):
+        first = a + j * hop
+        for e in range(np.uint64(y.size)):
+            v, top = x[first + e * step], y[e]
+            larger = (v > top) | ((v != v) & (top == top))
+            y[e] = v if larger else top
+            piece[e] = j if larger else piece[e]
+
+
+@inline_elementwise
+def spread_run(dy: Array, piece: Array, a: Any, step: Any, hop: Any, k: Any, dx: Array) -> None:
+    for j in range(k):
+        first = a + j * hop
+        for e in range(np.uint64(dy.size)):
+            dx[first + e * step] = dy[e] if piece[e] == np.int32(j) else dy.dtype.type(0)
+
+
+@jit_elementwise
+def forward_part(x: Array, k: int, inner: int, i: int, last: int, y: Array, piece: Array) -> None:
+    """Do outputs i to last - 1 of the flat y."""
+    one, pieces = np.uint64(1), np.uint64(k)
+    while i < last:
+        o, j = i // inner, i % inner
+        end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)
+        a = np.uint64(o * k * inner + j)
+        if inner == 1:
+            best_of_run(x, a, pieces, one, pieces, y[i:end], piece[i:end])
+        else:
+            best_of_run(x, a, one, np.uint64(inner), pieces, y[i:end], piece[i:end])
+        i = end
+
+
+@jit_elementwise
+def backward_part(dy: Array, piece: Array, k: int, inner: int, i: int, last: int, dx: Array) -> None:
+    one, pieces = np.uint64(1), np.uint64(k)
+    while i < last:
+        o, j = i // inner, i % inner
+        end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)
+        a = np.uint64(o * k * inner + j)
+        if inner == 1:
+            spread_run(dy[i:end], piece[i:end], a, pieces, one, pieces, dx)
+        else:
+            spread_run(dy[i:end], piece[i:end], a, one, np.uint64(inner), pieces, dx)
+        i = end
+
+
+@jit_parallel
+def forward_parallel(x: Array, k: int, inner: int, share: int, y: Array, piece: Array) -> None:
+    for c in prange((y.size + share - 1) // share):
+        forward_part(x, k, inner, signed(c) * share, min((signed(c) + 1) * share, y.size), y, piece)
+
+
+@jit_parallel
+def backward_parallel(dy: Array, piece: Array, k: int, inner: int, share: int, dx: Array) -> None:
+    for c in prange((dy.size + share - 1) // share):
+        backward_part(dy, piece, k, inner, signed(c) * share, min((signed(c) + 1) * share, dy.size), dx)
+
+
+def forward_tuned(x: Array, pieces: int) -> tuple[Array, Array]:
+    shape, (_, k, inner) = result_shape(x, pieces), groups(x, pieces)
+    y, piece = empty(shape, x.dtype), empty(shape, PIECE)
+    if x.size < SERIAL_BELOW_IF_CHEAP:
+        forward_part(x.ravel(), k, inner, 0, y.size, y.ravel(), piece.ravel())
+    else:
+        forward_parallel(x.ravel(), k, inner, share_of(y.size), y.ravel(), piece.ravel())
+    return y, piece
+
+
+def backward_tuned(
+    dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool], pieces: int
+) -> tuple[Array | None]:
+    if not needs[0]:
+        return (None,)
+    (x,), (_, piece) = inputs, outputs
+    _, k, inner = groups(x, pieces)
+    dx = empty(x.shape, x.dtype)
+    if x.size < SERIAL_BELOW_IF_CHEAP:
+        backward_part(dy.ravel(), piece.ravel(), k, inner, 0, dy.size, dx.ravel())
+    else:
+        backward_parallel(dy.ravel(), piece.ravel(), k, inner, share_of(dy.size), dx.ravel())
+    return (dx,)
+
+
+# --- records ---
+
+
+def check(x: Array, pieces: Any) -> None:
+    floats("maxout", x=x)
+    if x.ndim < 2:
+        raise ValueError(f"maxout: x must have at least 2 axes (N, C, ...), got shape {x.shape}")
+    check_int("maxout", "pieces", pieces, 1)
+    if x.shape[1] % pieces:
+        raise ValueError(f"maxout: pieces must divide the {x.shape[1]} channels of x, got {pieces}")
+
+
+def sample(rng: np.random.Generator, shape: tuple[int, ...], pieces: int, dtype: Any) -> Sample:
+    # Different multiples of one step: no difference quotient moves one element past another.
+    x = rng.permutation(math.prod(shape)).reshape(shape) * (6 / max(math.prod(shape), 1)) - 3
+    return Sample(f"{shape}, {pieces} pieces", (np.asarray(x, dtype),), {"pieces": pieces})
+
+
+def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    for shape, pieces in (
+        ((1, 1), 1), ((3, 4), 2), ((2, 6), 3), ((5, 3), 1), ((2, 5), 5), ((2, 4, 3), 2), ((2, 6, 2, 3), 3),
+        ((0, 4), 2), ((2, 0), 3), ((2, 4, 0), 2), ((1, 4, 1, 1), 4),
+    ):  # fmt: skip
+        yield sample(rng, shape, pieces, dtype)
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    x = np.ones((2, 6))
+    yield BadInput(ValueError, "at least 2 axes (N, C, ...), got shape (6,)", (x[0],), {"pieces": 2})
+    yield BadInput(ValueError, "pieces must divide the 6 channels of x, got 4", (x,), {"pieces": 4})
+    yield BadInput(ValueError, "pieces must be at least 1, got 0", (x,), {"pieces": 0})
+    yield BadInput(TypeError, "pieces must be an int, got float 2.0", (x,), {"pieces": 2.0})
+    yield BadInput(TypeError, "x must be float32 or float64", (np.ones((2, 6), int),), {"pieces": 2})
+
+
+def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, (128, 1200), 5, dtype)  # the paper's network for MNIST has 5 pieces a unit
+    yield sample(rng, (64, 32, 28, 28), 2, dtype)
+    yield sample(rng, (1024, 2048), 2, dtype)
+
+
+def jvp(tangents: tuple[Array], outputs: tuple[Array, Array], inputs: tuple[Array], pieces: int) -> Array:
+    (v,), (y, piece) = tangents, outputs
+    outer, k, inner = groups(v, pieces)
+    where = piece.reshape(outer, 1, inner).astype(np.intp)
+    return np.take_along_axis(v.reshape(outer, k, inner), where, axis=1).reshape(y.shape)
+
+
+def mutant(name: str, body: Any, old: str, new: str) -> Mutant:
+    """Return a fault planted in this file."""
+    return Mutant(name, body, "maxout.py", old, new)
+
+
+maxout = Op(
+    name="maxout",
+    loops=Body(forward_loops, backward_loops),
+    vectorized=Body(forward_vectorized, backward_vectorized),
+    tuned=Body(forward_tuned, backward_tuned),
+    check=check,
+    samples=samples,
+    bad_inputs=bad_inputs,
+    bench_samples=bench_samples,
+    flops=lambda x, pieces: x.size - x.size // pieces,
+    jvp=jvp,
+    mutants=(
+        mutant("smallest", "loops", "if v > y[o, i] or", "if v < y[o, i] or"),
+        mutant("last piece forgotten", "loops", "for j in range(1, k):", "for j in range(1, k - 1):"),
+        mutant("piece not kept", "loops", "= v, j\n", "= v, 0\n"),
+        mutant("gradient to all", "loops", "if piece[o, i] == j else 0", "if piece[o, i] >= 0 else 0"),
+        mutant("pieces far apart", "tuned", "best_of_run(x, a, pieces, one, pieces",
+               "best_of_run(x, a, one, pieces, pieces"),
+        mutant("group of another output", "tuned",
+               "a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run",
+               "a = np.uint64(o * inner + j)\n        if inner == 1:\n            best_of_run"),
+        mutant("run beyond its channel", "tuned",
+               "end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)\n"
+               "        a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run",
+               "end = min(i + RUN, last)\n"
+               "        a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run"),
+        mutant("gradient not cleared", "tuned", "if piece[e] == np.int32(j) else dy.dtype.type(0)",
+               "if piece[e] == np.int32(j) else dy[e]"),
+        mutant("first piece again", "tuned",
+               "first = a + j * hop\n        for e in range(np.uint64(dy.size))",
+               "first = a\n        for e in range(np.uint64(dy.size))"),
+    ),
+)  # fmt: skip

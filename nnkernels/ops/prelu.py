@@ -1,0 +1,212 @@
+"""prelu: relu whose slope on the negative side is learned, one for all of x or one for each channel.
+
+    y_i  = x_i   where x_i > 0, else w_c x_i        c is the channel of x_i
+    dx_i = dy_i  where x_i > 0, else w_c dy_i
+    dw_c = sum of dy_i x_i over all x_i <= 0 of channel c
+
+x (N, C, ...) or, with one weight, any shape; weight (1) or (C); float32 or float64, both alike. He et al.,
+Delving Deep into Rectifiers, 2015.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.jit import inline, jit, typed
+from nnkernels.machine.memory import Array
+from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP
+from nnkernels.ops.binary_tuned import make_tuned
+from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.validate import floats, rank
+
+Pair = tuple[Array, Array]
+
+# --- loops ---
+
+
+@jit
+def forward_kernel(x: Array, w: Array, y: Array) -> None:
+    N, C, inner = x.shape
+    for n in range(N):
+        for c in range(C):
+            for i in range(inner):
+                y[n, c, i] = x[n, c, i] if x[n, c, i] > 0 else w[c] * x[n, c, i]
+
+
+@jit
+def backward_kernel(dy: Array, x: Array, w: Array, dx: Array, dw: Array) -> None:
+    N, C, inner = x.shape
+    for n in range(N):
+        for c in range(C):
+            for i in range(inner):
+                if x[n, c, i] > 0:
+                    dx[n, c, i] = dy[n, c, i]
+                else:
+                    dx[n, c, i] = w[c] * dy[n, c, i]
+                    dw[c] += dy[n, c, i] * x[n, c, i]
+
+
+def planes(x: Array, weight: Array) -> tuple[int, int, int]:
+    """Return (N, C, inner) of x; one channel if all of x shares its slope."""
+    return (1, 1, x.size) if weight.size == 1 else (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+
+
+def forward_loops(x: Array, weight: Array) -> tuple[Array]:
+    y = np.empty(x.shape, x.dtype)
+    sizes = planes(x, weight)
+    forward_kernel(x.reshape(sizes), weight, y.reshape(sizes))
+    return (y,)
+
+
+def backward_loops(
+    dy: Array, outputs: tuple[Array], inputs: Pair, needs: tuple[bool, bool]
+) -> tuple[Array | None, Array | None]:
+    x, weight = inputs
+    sizes = planes(x, weight)
+    dx, dw = np.empty(x.shape, x.dtype), np.zeros(weight.shape, np.float64)  # the yardstick for sums
+    backward_kernel(dy.reshape(sizes), x.reshape(sizes), weight, dx.reshape(sizes), dw)
+    return dx if needs[0] else None, dw.astype(weight.dtype) if needs[1] else None
+
+
+# --- vectorized ---
+
+
+def in_place(weight: Array, ndim: int) -> Array:
+    """Return the weight in a shape that broadcasts with an x of ``ndim`` axes."""
+    return weight.reshape((weight.size, *(1,) * (ndim - 2)) if ndim > 1 else (1,) * ndim)
+
+
+def forward_vectorized(x: Array, weight: Array) -> tuple[Array]:
+    return (np.where(x > 0, x, in_place(weight, x.ndim) * x),)
+
+
+def backward_vectorized(
+    dy: Array, outputs: tuple[Array], inputs: Pair, needs: tuple[bool, bool]
+) -> tuple[Array | None, Array | None]:
+    x, weight = inputs
+    dx = np.where(x > 0, dy, in_place(weight, x.ndim) * dy) if needs[0] else None
+    if not needs[1]:
+        return dx, None
+    parts = np.where(x > 0, dy.dtype.type(0), dy * x).reshape(planes(x, weight))
+    return dx, parts.sum(axis=(0, 2))
+
+
+# --- tuned: a function of two arrays that broadcast ---
+
+
+@inline
+def prelu_f(x: Any, w: Any) -> Any:
+    return x if x > 0 else w * x
+
+
+@inline
+def prelu_dx(x: Any, w: Any, y: Any) -> Any:
+    return typed(1, x) if x > 0 else w
+
+
+@inline
+def prelu_dw(x: Any, w: Any, y: Any) -> Any:
+    return typed(0, x) if x > 0 else x
+
+
+binary = make_tuned(prelu_f, prelu_dx, prelu_dw, SERIAL_BELOW_IF_CHEAP, (False, False))
+
+
+def forward_tuned(x: Array, weight: Array) -> tuple[Array, ...]:
+    return binary.forward(x, in_place(weight, x.ndim))
+
+
+def backward_tuned(
+    dy: Array, outputs: tuple[Array], inputs: Pair, needs: tuple[bool, bool]
+) -> tuple[Array | None, Array | None]:
+    x, weight = inputs
+    assert binary.backward is not None
+    dx, dw = binary.backward(dy, outputs, (x, in_place(weight, x.ndim)), needs)
+    return dx, None if dw is None else dw.reshape(weight.shape)
+
+
+# --- records ---
+
+
+def check(x: Array, weight: Array) -> None:
+    floats("prelu", x=x, weight=weight)
+    rank("prelu", "weight", weight, 1, "(1) or (C)")
+    channels = x.shape[1] if x.ndim > 1 else 1
+    if weight.size not in (1, channels):
+        wanted = f"(1,) or ({channels},)" if x.ndim > 1 else "(1,)"
+        raise ValueError(
+            f"prelu: weight must have shape {wanted} for x of shape {x.shape}, got {weight.shape}"
+        )
+
+
+def sample(rng: np.random.Generator, shape: tuple[int, ...], weights: int, dtype: Any) -> Sample:
+    x = rng.uniform(0.05, 3, shape) * rng.choice([-1, 1], shape)
+    w = rng.uniform(-0.5, 1.5, weights)
+    return Sample(f"{shape}, {weights} weights", (np.asarray(x, dtype), np.asarray(w, dtype)))
+
+
+def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    for shape, weights in (
+        ((), 1), ((5,), 1), ((1, 1), 1), ((4, 3), 1), ((4, 3), 3), ((2, 3, 4), 3), ((2, 3, 2, 3), 1),
+        ((2, 3, 2, 3), 3), ((0, 3), 3), ((0, 3), 1), ((2, 3, 0), 3),
+    ):  # fmt: skip
+        yield sample(rng, shape, weights, dtype)
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    x = np.ones((2, 3))
+    yield BadInput(ValueError, "weight must have 1 axes (1) or (C), got shape (3, 1)", (x, np.ones((3, 1))))
+    yield BadInput(
+        ValueError, "must have shape (1,) or (3,) for x of shape (2, 3), got (2,)", (x, np.ones(2))
+    )
+    yield BadInput(ValueError, "must have shape (1,) for x of shape (3,), got (3,)", (x[0], np.ones(3)))
+    yield BadInput(TypeError, "one dtype, got float64 and float32", (x, np.ones(3, np.float32)))
+    yield BadInput(TypeError, "weight must be a NumPy array", (x, 0.25))
+
+
+def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
+    yield sample(rng, (16, 32, 28, 28), 32, dtype)
+    yield sample(rng, (64, 64, 56, 56), 1, dtype)
+    yield sample(rng, (256, 1024), 1024, dtype)
+
+
+def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: Pair) -> Array:
+    (x, weight), (vx, vw) = inputs, tangents
+    w, dy = in_place(weight, x.ndim), np.zeros_like(x)
+    if vx is not None:
+        dy += np.where(x > 0, 1, w) * vx
+    if vw is not None:
+        dy += np.where(x > 0, 0, x) * in_place(vw, x.ndim)
+    return dy
+
+
+prelu = Op(
+    name="prelu",
+    loops=Body(forward_loops, backward_loops),
+    vectorized=Body(forward_vectorized, backward_vectorized),
+    tuned=Body(forward_tuned, backward_tuned),
+    check=check,
+    samples=samples,
+    bad_inputs=bad_inputs,
+    bench_samples=bench_samples,
+    flops=lambda x, weight: x.size,
+    jvp=jvp,
+    mutants=(
+        Mutant("weight ignored", "loops", "prelu.py", "> 0 else w[c] * x[n, c, i]", "> 0 else x[n, c, i]"),
+        Mutant("missing +=", "loops", "prelu.py", "dw[c] += dy", "dw[c] = dy"),
+        Mutant("cotangent passes unscaled", "loops", "prelu.py", "= w[c] * dy[n, c, i]", "= dy[n, c, i]"),
+        Mutant("one channel for all", "loops", "prelu.py", "(1, 1, x.size) if weight.size == 1 else",
+               "(1, 1, x.size) if True else"),
+        Mutant("weight on the positive side", "tuned", "prelu.py", "return x if x > 0 else w * x",
+               "return x if x < 0 else w * x"),
+        Mutant("sum over positive x, too", "tuned", "prelu.py", "return typed(0, x) if x > 0 else x",
+               "return x"),
+        Mutant("slope 0 as in relu", "tuned", "prelu.py", "return typed(1, x) if x > 0 else w",
+               "return typed(1, x) if x > 0 else 0 * w"),
+        Mutant("channels along the last axis", "tuned", "prelu.py",
+               "weight.reshape((weight.size, *(1,) * (ndim - 2))",
+               "weight.reshape((*(1,) * (ndim - 2), weight.size)"),
+    ),
+)  # fmt: skip
