@@ -30,6 +30,7 @@ def erf_series(x):
 # name: (NumPy's function, domain, the bound that the docstring states for float32, for float64)
 FUNCTIONS = {
     "exp": (np.exp, ANY, 1.1, 1.1),
+    "exp_near": (np.exp, (-80.0, 80.0), 1.1, 1.1),
     "expm1": (np.expm1, ANY, 2.0, 2.0),
     "log": (np.log, ANY, 1.0, 1.0),
     "log1p_up_to_1": (np.log1p, UNIT, 2.0, 2.0),

@@ -290,6 +290,9 @@ class Tensor:
     def __neg__(self) -> "Tensor":
         return self.apply_op(OPS["neg"], (self,), {})
 
+    def __abs__(self) -> "Tensor":
+        return self.abs()
+
     def __matmul__(self, other: Any) -> Any:
         return matmul(self, other)
 
@@ -300,6 +303,14 @@ class Tensor:
         return self.apply_op(OPS["slice"], (self,), {"index": index})
 
     # --- methods that are ops ---
+
+    def abs(self) -> "Tensor":
+        """Return the size of each element."""
+        return self.apply_op(OPS["abs"], (self,), {})
+
+    def sqrt(self) -> "Tensor":
+        """Return the square root of each element."""
+        return self.apply_op(OPS["sqrt"], (self,), {})
 
     def exp(self) -> "Tensor":
         """Return e to the power of each element."""

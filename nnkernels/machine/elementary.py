@@ -107,6 +107,18 @@ def _exp64(x: Any) -> Any:
 
 
 @inline
+def _exp_near32(x: Any) -> Any:
+    n, p = _reduced32(x)
+    return (p + f32(1)) * _power_of_two32(n)
+
+
+@inline
+def _exp_near64(x: Any) -> Any:
+    n, p = _reduced64(x)
+    return (p + 1.0) * _power_of_two64(n)
+
+
+@inline
 def _expm1_positive32(x: Any) -> Any:
     """Return exp(x) - 1 for x from 0 to 88 or NaN, with full relative accuracy near 0."""
     n, p = _reduced32(x)
@@ -353,6 +365,11 @@ def exp(x: Any) -> Any:
     return _exp32(x) if isinstance(x, np.float32) else _exp64(x)
 
 
+def exp_near(x: Any) -> Any:
+    """Return e^x of one float32 or float64 from -80 to 80 or NaN, within 1.1 ulp: shorter than ``exp``."""
+    return _exp_near32(x) if isinstance(x, np.float32) else _exp_near64(x)
+
+
 def expm1(x: Any) -> Any:
     """Return e^x - 1 of one float32 or float64, within 2 ulp, also near 0."""
     return _expm1_32(x) if isinstance(x, np.float32) else _expm1_64(x)
@@ -405,6 +422,11 @@ def of_rank(rank: Any) -> Any:
 @overload_exactly(exp)
 def _choose_exp(x: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
+
+
+@overload_exactly(exp_near)
+def _choose_exp_near(x: Any) -> Any:
+    return _exp_near32 if x == types.float32 else _exp_near64
 
 
 @overload_exactly(expm1)

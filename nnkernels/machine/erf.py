@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from nnkernels.machine.elementary import exp
+from nnkernels.machine.elementary import exp_near
 from nnkernels.machine.jit import inline, overload_exactly
 
 f32 = np.float32
@@ -37,24 +37,24 @@ S4, S5, S6 = 0.6694936287127827, 0.14929343662619263, 0.015797745230006897
 
 @inline
 def _erf32(x: Any) -> Any:
-    u = x * x
-    near = (((((A6 * u + A5) * u + A4) * u + A3) * u + A2) * u + A1) * u + A0
     z = min(abs(x), f32(4))
+    u = z * z
+    near = (((((A6 * u + A5) * u + A4) * u + A3) * u + A2) * u + A1) * u + A0
     p, q = (P2 * z + P1) * z + P0, ((Q3 * z + Q2) * z + Q1) * z + f32(1)
-    far = f32(1) - exp(-z * z) * p / q
-    return x + x * near if abs(x) < f32(1) else (-far if x < f32(0) else far)
+    y = z + z * near if z < f32(1) else f32(1) - exp_near(-u) * p / q
+    return np.copysign(y, x)
 
 
 @inline
 def _erf64(x: Any) -> Any:
-    u = x * x
+    z = min(abs(x), 6.0)
+    u = z * z
     near = (((((B11 * u + B10) * u + B9) * u + B8) * u + B7) * u + B6) * u + B5
     near = ((((near * u + B4) * u + B3) * u + B2) * u + B1) * u + B0
-    z = min(abs(x), 6.0)
     p = ((((R5 * z + R4) * z + R3) * z + R2) * z + R1) * z + R0
     q = (((((S6 * z + S5) * z + S4) * z + S3) * z + S2) * z + S1) * z + 1.0
-    far = 1.0 - exp(-z * z) * p / q
-    return x + x * near if abs(x) < 1.0 else (-far if x < 0.0 else far)
+    y = z + z * near if z < 1.0 else 1.0 - exp_near(-u) * p / q
+    return np.copysign(y, x)
 
 
 def erf(x: Any) -> Any:

@@ -29,7 +29,7 @@ from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats
 
 PIECE = np.dtype(np.int32)
-RUN = 2048  # outputs whose pieces are compared one after the other while they stay in the L1 cache
+RUN = 1024  # outputs whose pieces are compared one after the other while they stay in the L1 cache
 
 
 def result_shape(x: Array, pieces: int) -> tuple[int, ...]:
@@ -114,54 +114,62 @@ def backward_vectorized(
 
 
 @inline_elementwise
-def best_of_run(x: Array, a: Any, step: Any, hop: Any, k: Any, y: Array, piece: Array) -> None:
-    """Write y and piece of one run: output e reads x[a + e step + j hop] for j < k."""
+def take_larger(x: Array, first: Any, j: Any, y: Array, piece: Array) -> None:
+    """Take x[first + e] and j into y[e] and piece[e] where it is larger than y[e]."""
     for e in range(np.uint64(y.size)):
-        y[e], piece[e] = x[a + e * step], 0
-    for j in range(np.uint64(1), k):
-        first = a + j * hop
-        for e in range(np.uint64(y.size)):
-            v, top = x[first + e * step], y[e]
-            larger = (v > top) | ((v != v) & (top == top))
-            y[e] = v if larger else top
-            piece[e] = j if larger else piece[e]
+        v, top = x[first + e], y[e]
+        larger = (v > top) | ((v != v) & (top == top))
+        y[e] = v if larger else top
+        piece[e] = j if larger else piece[e]
 
 
 @inline_elementwise
-def spread_run(dy: Array, piece: Array, a: Any, step: Any, hop: Any, k: Any, dx: Array) -> None:
-    for j in range(k):
-        first = a + j * hop
-        for e in range(np.uint64(dy.size)):
-            dx[first + e * step] = dy[e] if piece[e] == np.int32(j) else dy.dtype.type(0)
+def copy_column(x: Array, first: Any, step: Any, column: Array) -> None:
+    for e in range(np.uint64(column.size)):
+        column[e] = x[first + e * step]
 
 
 @jit_elementwise
 def forward_part(x: Array, k: int, inner: int, i: int, last: int, y: Array, piece: Array) -> None:
-    """Do outputs i to last - 1 of the flat y."""
-    one, pieces = np.uint64(1), np.uint64(k)
+    """Do outputs i to last - 1 of the flat y, a run of neighbours at a time."""
+    # Groups of neighbours in memory: one piece of each is copied side by side before it is compared, as a
+    # loop that compares what it gathers is not vectorised.
+    room = np.empty(RUN if inner == 1 else 0, x.dtype)
     while i < last:
-        o, j = i // inner, i % inner
-        end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)
-        a = np.uint64(o * k * inner + j)
-        if inner == 1:
-            best_of_run(x, a, pieces, one, pieces, y[i:end], piece[i:end])
-        else:
-            best_of_run(x, a, one, np.uint64(inner), pieces, y[i:end], piece[i:end])
-        i = end
+        o, at = i // inner, i % inner
+        n = min(RUN, last - i) if inner == 1 else min(inner - at, last - i)
+        best, where, column = y[i : i + n], piece[i : i + n], room[:n]
+        a = np.uint64(o * k * inner + at)
+        copy_column(x, a, np.uint64(k if inner == 1 else 1), best)
+        for e in range(where.size):
+            where[e] = 0
+        for j in range(np.uint64(1), np.uint64(k)):
+            if inner == 1:
+                copy_column(x, a + j, np.uint64(k), column)
+                take_larger(column, np.uint64(0), j, best, where)
+            else:
+                take_larger(x, a + j * np.uint64(inner), j, best, where)
+        i += n
 
 
 @jit_elementwise
 def backward_part(dy: Array, piece: Array, k: int, inner: int, i: int, last: int, dx: Array) -> None:
-    one, pieces = np.uint64(1), np.uint64(k)
     while i < last:
-        o, j = i // inner, i % inner
-        end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)
-        a = np.uint64(o * k * inner + j)
+        o, at = i // inner, i % inner
+        n = min(RUN, last - i) if inner == 1 else min(inner - at, last - i)
+        given, where = dy[i : i + n], piece[i : i + n]
+        a = np.uint64(o * k * inner + at)
         if inner == 1:
-            spread_run(dy[i:end], piece[i:end], a, pieces, one, pieces, dx)
+            for e in range(a, a + np.uint64(n * k)):
+                dx[e] = 0
+            for e in range(np.uint64(n)):
+                dx[a + e * np.uint64(k) + np.uint64(where[e])] = given[e]
         else:
-            spread_run(dy[i:end], piece[i:end], a, one, np.uint64(inner), pieces, dx)
-        i = end
+            for j in range(np.uint64(k)):
+                first = a + j * np.uint64(inner)
+                for e in range(np.uint64(n)):
+                    dx[first + e] = given[e] if where[e] == np.int32(j) else given.dtype.type(0)
+        i += n
 
 
 @jit_parallel
@@ -270,20 +278,14 @@ maxout = Op(
         mutant("last piece forgotten", "loops", "for j in range(1, k):", "for j in range(1, k - 1):"),
         mutant("piece not kept", "loops", "= v, j\n", "= v, 0\n"),
         mutant("gradient to all", "loops", "if piece[o, i] == j else 0", "if piece[o, i] >= 0 else 0"),
-        mutant("pieces far apart", "tuned", "best_of_run(x, a, pieces, one, pieces",
-               "best_of_run(x, a, one, pieces, pieces"),
-        mutant("group of another output", "tuned",
-               "a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run",
-               "a = np.uint64(o * inner + j)\n        if inner == 1:\n            best_of_run"),
+        mutant("second piece of another group", "tuned", "copy_column(x, a + j, np.uint64(k), column)",
+               "copy_column(x, a + j, np.uint64(1), column)"),
+        mutant("first piece again", "tuned", "take_larger(x, a + j * np.uint64(inner), j, best, where)",
+               "take_larger(x, a, j, best, where)"),
         mutant("run beyond its channel", "tuned",
-               "end = min(i + RUN, last) if inner == 1 else min(i + inner - j, i + RUN, last)\n"
-               "        a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run",
-               "end = min(i + RUN, last)\n"
-               "        a = np.uint64(o * k * inner + j)\n        if inner == 1:\n            best_of_run"),
-        mutant("gradient not cleared", "tuned", "if piece[e] == np.int32(j) else dy.dtype.type(0)",
-               "if piece[e] == np.int32(j) else dy[e]"),
-        mutant("first piece again", "tuned",
-               "first = a + j * hop\n        for e in range(np.uint64(dy.size))",
-               "first = a\n        for e in range(np.uint64(dy.size))"),
+               "else min(inner - at, last - i)\n        best, where, column", "else last - i\n"
+               "        best, where, column"),
+        mutant("gradient not cleared", "tuned", "else given.dtype.type(0)", "else given[e]"),
+        mutant("gradient to the first piece", "tuned", "+ np.uint64(where[e])] = given[e]", "] = given[e]"),
     ),
 )  # fmt: skip

@@ -5,7 +5,24 @@ through.
 """
 
 from nnkernels.autograd.tape import matmul
-from nnkernels.nn.functional.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from nnkernels.nn.functional.activation import (
+    elu,
+    gelu,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    maxout,
+    mish,
+    prelu,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
 from nnkernels.nn.functional.convolution import conv1d, conv2d
 from nnkernels.nn.functional.linear import linear
 from nnkernels.nn.functional.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -15,6 +32,7 @@ from nnkernels.nn.functional.shape import flatten, pad
 
 __all__ = [
     "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "conv1d", "conv2d", "cross_entropy",
-    "flatten", "layer_norm", "leaky_relu", "linear", "log_softmax", "matmul", "max_pool2d", "mse_loss",
-    "pad", "relu", "sigmoid", "softmax", "tanh",
+    "elu", "flatten", "gelu", "hardtanh", "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid",
+    "matmul", "max_pool2d", "maxout", "mish", "mse_loss", "pad", "prelu", "relu", "selu", "sigmoid", "silu",
+    "softmax", "softplus", "tanh",
 ]  # fmt: skip

@@ -1,21 +1,51 @@
 """Layers: modules around one op each, with PyTorch's arguments, key names and initial weights."""
 
-from nnkernels.nn.layers.activation import LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from nnkernels.nn.layers.activation import (
+    ELU,
+    GELU,
+    SELU,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Maxout,
+    Mish,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from nnkernels.nn.layers.convolution import Conv1d, Conv2d
 from nnkernels.nn.layers.linear import Linear
 from nnkernels.nn.layers.pooling import AvgPool2d, MaxPool2d
 from nnkernels.nn.layers.shape import Flatten
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "AvgPool2d",
     "Conv1d",
     "Conv2d",
     "Flatten",
+    "Hardtanh",
+    "Identity",
     "LeakyReLU",
     "Linear",
+    "LogSigmoid",
+    "LogSoftmax",
     "MaxPool2d",
+    "Maxout",
+    "Mish",
+    "PReLU",
     "ReLU",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "Tanh",
 ]
