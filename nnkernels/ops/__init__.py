@@ -1,11 +1,13 @@
 """The operations. ``OPS`` is the one table: tests, benchmarks and the command line are driven by it."""
 
 from nnkernels.ops import (
+    adaptive_pool,
     assemble,
     binary,
     cross_entropy,
     layer_norm,
     losses,
+    pool1d,
     pooling,
     rectifiers,
     reduce,
@@ -31,6 +33,8 @@ OPS: dict[str, Op] = {
     for op in (
         *(matmul, linear, conv2d, conv1d),
         *pooling.OPS_HERE,
+        *adaptive_pool.OPS_HERE,
+        *pool1d.OPS_HERE,
         batch_norm,
         *layer_norm.OPS_HERE,
         *binary.OPS_HERE,

@@ -20,11 +20,11 @@ import numpy as np
 from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, share_of
-from nnkernels.ops.pooling.shapes import NOWHERE, Geometry, Size, geometry, out_shape
+from nnkernels.ops.pooling.shapes import NOWHERE, Geometry, Size, divisors, geometry, out_shape
 from nnkernels.ops.reduce.tuned import mean_tuned
 from nnkernels.ops.reduce.tuned_max import row_maxima, row_places
 
-SIDE_BY_SIDE = (2, 2, 2, 2, 0, 0)
+SIDE_BY_SIDE = (2, 2, 2, 2, 0, 0, 1, 1)
 PLACE = np.dtype(np.int32)
 
 
@@ -72,28 +72,38 @@ def max_along(line: Array, places: Array, best: Array, at: Array) -> None:
         at[w] = i if wins else earlier
 
 
+@inline
+def line_length(W: int, Q: int, S: int, sw: int, pw: int, dw: int) -> int:
+    """Elements of a padded row; the last of Q windows may hang over its end."""
+    return max(W + 2 * pw, sw * (Q - 1) + dw * (S - 1) + 1)
+
+
 @jit_elementwise
 def max_planes(x: Array, g: Geometry, y: Array, argmax: Array) -> None:
     """Any geometry."""
     _, H, W = x.shape
-    R, S, sh, sw, ph, pw = g
-    line, places = np.empty(W + 2 * pw, x.dtype), np.empty(W + 2 * pw, np.int32)
-    for w in range(line.size):
+    R, S, sh, sw, ph, pw, dh, dw = g
+    length = line_length(W, y.shape[2], S, sw, pw, dw)
+    line, places = np.empty(length, x.dtype), np.empty(length, np.int32)
+    for w in range(length):
         line[w], places[w] = -np.inf, NOWHERE
     inner, inner_places = line[pw : pw + W], places[pw : pw + W]
-    best, at = np.empty(line.size - S + 1, x.dtype), np.empty(line.size - S + 1, np.int32)
+    starts = length - dw * (S - 1)
+    best, at = np.empty(starts, x.dtype), np.empty(starts, np.int32)
     for i in range(len(x)):
         for p in range(y.shape[1]):
-            top, bottom = max(sh * p - ph, 0), min(sh * p - ph + R, H)
+            top, bottom = sh * p - ph, min(sh * p - ph + dh * (R - 1) + 1, H)
+            if top < 0:
+                top %= dh  # the first row of the window that lies in the image
             copy(x[i, top], inner)
             for w in range(W):
                 inner_places[w] = top * W + w
-            for h in range(top + 1, bottom):
+            for h in range(top + dh, bottom, dh):
                 max_down(x[i, h], h * W, inner, inner_places)
             copy(line, best)
             copy(places, at)
             for s in range(1, S):
-                max_along(line[s:], places[s:], best, at)
+                max_along(line[s * dw :], places[s * dw :], best, at)
             for q in range(y.shape[2]):
                 y[i, p, q] = best[q * sw]
                 argmax[i, p, q] = at[q * sw]
@@ -155,11 +165,11 @@ def add(row: Array, total: Array) -> None:
 
 
 @jit_elementwise
-def avg_planes(x: Array, g: Geometry, scale: float, y: Array) -> None:
-    """Any geometry."""
+def avg_planes(x: Array, g: Geometry, down: Array, along: Array, y: Array) -> None:
+    """Any geometry; the sum of window (p, q) is multiplied by down_p along_q."""
     _, H, W = x.shape
-    R, S, sh, sw, ph, pw = g
-    line = np.empty(W + 2 * pw, x.dtype)
+    R, S, sh, sw, ph, pw, _, _ = g
+    line = np.empty(line_length(W, y.shape[2], S, sw, pw, 1), x.dtype)
     clear(line)
     inner, total = line[pw : pw + W], np.empty(line.size - S + 1, x.dtype)
     for i in range(len(x)):
@@ -172,7 +182,7 @@ def avg_planes(x: Array, g: Geometry, scale: float, y: Array) -> None:
             for s in range(1, S):
                 add(line[s:], total)
             for q in range(y.shape[2]):
-                y[i, p, q] = total[q * sw] * scale
+                y[i, p, q] = total[q * sw] * (down[p] * along[q])
 
 
 @jit_elementwise
@@ -185,11 +195,11 @@ def avg_planes_2x2(x: Array, scale: float, y: Array) -> None:
 
 
 @jit_elementwise
-def avg_planes_transposed(dy: Array, g: Geometry, scale: float, dx: Array) -> None:
+def avg_planes_transposed(dy: Array, g: Geometry, down: Array, along: Array, dx: Array) -> None:
     """The two steps backwards: every dy to the S elements of its line, the line to its R rows of dx."""
     _, H, W = dx.shape
-    R, S, sh, sw, ph, pw = g
-    line = np.empty(W + 2 * pw, dx.dtype)
+    R, S, sh, sw, ph, pw, _, _ = g
+    line = np.empty(line_length(W, dy.shape[2], S, sw, pw, 1), dx.dtype)
     starts = np.empty(line.size - S + 1, dx.dtype)  # dy where its window starts, 0 between
     clear(starts)
     for i in range(len(dx)):
@@ -197,7 +207,7 @@ def avg_planes_transposed(dy: Array, g: Geometry, scale: float, dx: Array) -> No
             clear(dx[i, h])
         for p in range(dy.shape[1]):
             for q in range(dy.shape[2]):
-                starts[q * sw] = dy[i, p, q] * scale
+                starts[q * sw] = dy[i, p, q] * (down[p] * along[q])
             clear(line)
             for s in range(S):
                 add(starts, line[s : s + starts.size])
@@ -258,10 +268,10 @@ def max_backward_parallel(
 
 
 @jit_parallel
-def avg_parallel(x: Array, g: Geometry, scale: float, share: int, y: Array) -> None:
+def avg_parallel(x: Array, g: Geometry, down: Array, along: Array, share: int, y: Array) -> None:
     for c in prange((len(x) + share - 1) // share):
         i, j = c * share, (c + 1) * share
-        avg_planes(x[i:j], g, scale, y[i:j])
+        avg_planes(x[i:j], g, down, along, y[i:j])
 
 
 @jit_parallel
@@ -272,10 +282,10 @@ def avg_parallel_2x2(x: Array, scale: float, share: int, y: Array) -> None:
 
 
 @jit_parallel
-def avg_backward_parallel(dy: Array, g: Geometry, scale: float, share: int, dx: Array) -> None:
+def avg_backward_parallel(dy: Array, g: Geometry, down: Array, along: Array, share: int, dx: Array) -> None:
     for c in prange((len(dx) + share - 1) // share):
         i, j = c * share, (c + 1) * share
-        avg_planes_transposed(dy[i:j], g, scale, dx[i:j])
+        avg_planes_transposed(dy[i:j], g, down, along, dx[i:j])
 
 
 @jit_parallel
@@ -297,25 +307,37 @@ class Plan(NamedTuple):
     x_planes: Planes  # (N C, H, W)
     y_planes: Planes
     whole: bool  # there are images, and one window covers each
+    side_by_side: bool  # 2x2 windows, none over the edge
     serial: bool
     share: int  # planes of a task
 
 
 @lru_cache(maxsize=256)
-def plan(x: tuple[int, ...], g: Geometry) -> Plan:
+def plan(x: tuple[int, ...], g: Geometry, ceil_mode: bool) -> Plan:
     """Return the plan for images of shape x (N, C, H, W)."""
     N, C, H, W = x
-    _, _, P, Q = shape = out_shape(x, g)
+    _, _, P, Q = shape = out_shape(x, g, ceil_mode)
     serial, share = N * C * H * W < SERIAL_BELOW, share_of(N * C, H * W)
-    whole = N * C > 0 and g[:2] == (H, W) and g[4:] == (0, 0)
-    return Plan(shape, (N * C, H, W), (N * C, P, Q), whole, serial, share)
+    whole = N * C > 0 and g[:2] == (H, W) and g[4:] == (0, 0, 1, 1)
+    side_by_side = g == SIDE_BY_SIDE and 2 * P <= H and 2 * Q <= W
+    return Plan(shape, (N * C, H, W), (N * C, P, Q), whole, side_by_side, serial, share)
+
+
+@lru_cache(maxsize=256)
+def factors(
+    x: tuple[int, ...], y: tuple[int, ...], g: Geometry, include_pad: bool, override: int | None, dtype: Any
+) -> tuple[Array, Array]:
+    """Return what sums are multiplied by: a factor for each row and one for each column of windows."""
+    rows, columns = divisors(x, y, g, include_pad, override)
+    return (1 / rows).astype(dtype), (1 / columns).astype(dtype)
 
 
 def max_pool2d_forward_tuned(
-    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
-) -> tuple[Array, Array]:
-    g = geometry(kernel_size, stride, padding)
-    shape, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
+    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
+    g = geometry(kernel_size, stride, padding, dilation)
+    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
     y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
     if whole:
         flat = y.ravel(), argmax.ravel()
@@ -325,7 +347,7 @@ def max_pool2d_forward_tuned(
             max_parallel_whole(x.ravel(), share, *flat)
         return y, argmax
     given, planes = x.reshape(x_planes), (y.reshape(y_planes), argmax.reshape(y_planes))
-    if g == SIDE_BY_SIDE:
+    if side_by_side:
         if serial:
             max_planes_2x2(given, *planes)
         else:
@@ -339,64 +361,78 @@ def max_pool2d_forward_tuned(
 
 def max_pool2d_backward_tuned(
     dy: Array, outputs: tuple[Array, Array], inputs: tuple[Array], needs: tuple[bool],
-    *, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+    *, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Array | None]:  # fmt: skip
     if not needs[0]:
         return (None,)
-    x_shape = inputs[0].shape
-    R, S, sh, sw, _, _ = g = geometry(kernel_size, stride, padding)
-    _, (_, H, W), (_, P, Q), _, serial, share = plan(x_shape, g)
-    dx = empty(x_shape, dy.dtype)
-    given = dy.ravel(), outputs[1].ravel(), P * Q, H * W, sh >= R and sw >= S
-    if serial:
+    R, S, sh, sw, _, _, dh, dw = geometry(kernel_size, stride, padding, dilation)
+    return (places_transposed(dy, outputs[1], inputs[0].shape, sh > dh * (R - 1) and sw > dw * (S - 1)),)
+
+
+def places_transposed(dy: Array, argmax: Array, shape: tuple[int, ...], disjoint: bool) -> Array:
+    """Return dx of ``shape`` (N, C, H, W), with every dy added at its place in its plane."""
+    N, C, H, W = shape
+    _, _, P, Q = dy.shape
+    dx = empty(shape, dy.dtype)
+    given = dy.ravel(), argmax.ravel(), P * Q, H * W, disjoint
+    if dx.size < SERIAL_BELOW:
         max_backward_planes(*given, dx.ravel())
     else:
-        max_backward_parallel(*given, share, dx.ravel())
-    return (dx,)
+        max_backward_parallel(*given, share_of(N * C, H * W), dx.ravel())
+    return dx
 
 
 def avg_pool2d_forward_tuned(
-    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0
-) -> tuple[Array, ...]:
+    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> tuple[Array, ...]:  # fmt: skip
     g = geometry(kernel_size, stride, padding)
-    shape, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
-    if whole:
+    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
+    if whole and divisor_override is None:
         return mean_tuned.forward(x, (2, 3), True)
-    y, scale = empty(shape, x.dtype), x.dtype.type(1 / (g[0] * g[1]))
+    y = empty(shape, x.dtype)
     given, planes = x.reshape(x_planes), y.reshape(y_planes)
-    if g == SIDE_BY_SIDE:
+    if side_by_side:
+        scale = x.dtype.type(1 / (divisor_override or 4))
         if serial:
             avg_planes_2x2(given, scale, planes)
         else:
             avg_parallel_2x2(given, scale, share, planes)
-    elif serial:
-        avg_planes(given, g, scale, planes)
+        return (y,)
+    scales = factors(x.shape, shape, g, count_include_pad, divisor_override, x.dtype)
+    if serial:
+        avg_planes(given, g, *scales, planes)
     else:
-        avg_parallel(given, g, scale, share, planes)
+        avg_parallel(given, g, *scales, share, planes)
     return (y,)
 
 
 def avg_pool2d_backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: tuple[bool],
-    *, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+    *, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> tuple[Array | None, ...]:  # fmt: skip
     if not needs[0]:
         return (None,)
     (x,) = inputs
     g = geometry(kernel_size, stride, padding)
-    _, x_planes, y_planes, whole, serial, share = plan(x.shape, g)
-    if whole:
+    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
+    if whole and divisor_override is None:
         assert mean_tuned.backward is not None
         return mean_tuned.backward(dy, outputs, inputs, needs, (2, 3), True)
-    dx, scale = empty(x.shape, dy.dtype), dy.dtype.type(1 / (g[0] * g[1]))
+    dx = empty(x.shape, dy.dtype)
     given, planes = dy.reshape(y_planes), dx.reshape(x_planes)
-    if g == SIDE_BY_SIDE:
+    if side_by_side:
+        scale = dy.dtype.type(1 / (divisor_override or 4))
         if serial:
             avg_planes_2x2_transposed(given, scale, planes)
         else:
             avg_backward_parallel_2x2(given, scale, share, planes)
-    elif serial:
-        avg_planes_transposed(given, g, scale, planes)
+        return (dx,)
+    scales = factors(x.shape, shape, g, count_include_pad, divisor_override, dy.dtype)
+    if serial:
+        avg_planes_transposed(given, g, *scales, planes)
     else:
-        avg_backward_parallel(given, g, scale, share, planes)
+        avg_backward_parallel(given, g, *scales, share, planes)
     return (dx,)
