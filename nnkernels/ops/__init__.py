@@ -16,6 +16,7 @@ from nnkernels.ops import (
     softmax,
     steps,
     unary,
+    upsample,
 )
 from nnkernels.ops.batch_norm import batch_norm
 from nnkernels.ops.conv1d import conv1d
@@ -25,6 +26,7 @@ from nnkernels.ops.matmul import matmul
 from nnkernels.ops.maxout import maxout
 from nnkernels.ops.op import Op, use_backend
 from nnkernels.ops.prelu import prelu
+from nnkernels.ops.unpool import max_unpool2d
 
 __all__ = ["OPS", "Op", "use_backend"]
 
@@ -35,6 +37,8 @@ OPS: dict[str, Op] = {
         *pooling.OPS_HERE,
         *adaptive_pool.OPS_HERE,
         *pool1d.OPS_HERE,
+        max_unpool2d,
+        *upsample.OPS_HERE,
         batch_norm,
         *layer_norm.OPS_HERE,
         *binary.OPS_HERE,

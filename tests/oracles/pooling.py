@@ -1,5 +1,6 @@
 """Pooling."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -118,6 +119,49 @@ def adaptive_plain(reduce):
     return pooled
 
 
+def max_unpool2d_plain(x, indices, *, kernel_size, stride=None, padding=0, output_size=None):
+    if output_size is None:
+        geometry = zip(x.shape[2:], *map(pair, (kernel_size, stride or kernel_size, padding)))
+        output_size = [(count - 1) * s - 2 * p + k for count, k, s, p in geometry]
+    places = np.arange(output_size[-2] * output_size[-1]).reshape(output_size[-2:])
+    hits = indices[..., None, None] == places  # (N, C, P, Q, H, W)
+    return np.where(hits, wide(x)[..., None, None], 0).sum(axis=(2, 3))
+
+
+def places(n, count, factor, place):
+    """Return for each of ``count`` pixels its place among n: place(i, step)."""
+    step = Fraction(n, count) if factor is None else 1 / Fraction(factor)
+    return [place(i, step) for i in range(count)]
+
+
+def resized(x, size, scale_factor):
+    """Return for both axes (n, count, factor)."""
+    if scale_factor is None:
+        return [(n, count, None) for n, count in zip(x.shape[2:], pair(size))]
+    return [(n, int(n * factor), factor) for n, factor in zip(x.shape[2:], pair(scale_factor))]
+
+
+def upsample_nearest2d_plain(x, *, size=None, scale_factor=None):
+    rows, columns = (
+        places(n, count, factor, lambda i, step, n=n: min(math.floor(i * step), n - 1))
+        for n, count, factor in resized(x, size, scale_factor)
+    )
+    return wide(x)[:, :, rows][:, :, :, columns]
+
+
+def upsample_bilinear2d_plain(x, *, size=None, scale_factor=None, align_corners=False):
+    y = wide(x)
+    for axis, (n, count, factor) in enumerate(resized(x, size, scale_factor), 2):
+        if align_corners:
+            at = [Fraction(i * (n - 1), max(count - 1, 1)) for i in range(count)]
+        else:
+            at = places(n, count, factor, lambda i, step: (i + Fraction(1, 2)) * step - Fraction(1, 2))
+        # The interpolants of unit vectors; np.interp goes on with the values at the ends beyond these.
+        hats = [np.interp(np.array(at, float), np.arange(n), unit) for unit in np.eye(n)]
+        y = np.moveaxis(np.tensordot(y, np.array(hats), (axis, 0)), -1, axis)
+    return y
+
+
 PLAIN: dict[str, Oracle] = {
     "max_pool2d": max_pool2d_plain,
     "avg_pool2d": avg_pool2d_plain,
@@ -127,6 +171,9 @@ PLAIN: dict[str, Oracle] = {
     "adaptive_avg_pool2d": adaptive_plain(np.mean),
     "adaptive_max_pool1d": adaptive_plain(np.max),
     "adaptive_avg_pool1d": adaptive_plain(np.mean),
+    "max_unpool2d": max_unpool2d_plain,
+    "upsample_nearest2d": upsample_nearest2d_plain,
+    "upsample_bilinear2d": upsample_bilinear2d_plain,
 }
 
 
@@ -145,8 +192,20 @@ def torch_adaptive(name):
     return pooled
 
 
+def torch_unpool(x, indices, **attributes):
+    return functional().max_unpool2d(x, indices.long(), **attributes)
+
+
+def torch_upsample(mode):
+    return lambda x, **attributes: functional().interpolate(x, mode=mode, **attributes)
+
+
 TORCH: dict[str, Oracle] = {
-    name: (torch_adaptive if name.startswith("adaptive") else torch_pool)(name) for name in PLAIN
+    **{name: torch_pool(name) for name in ("max_pool2d", "avg_pool2d", "max_pool1d", "avg_pool1d")},
+    **{name: torch_adaptive(name) for name in PLAIN if name.startswith("adaptive")},
+    "max_unpool2d": torch_unpool,
+    "upsample_nearest2d": torch_upsample("nearest"),
+    "upsample_bilinear2d": torch_upsample("bilinear"),
 }
 
 
@@ -197,6 +256,34 @@ def adaptive_draw(draw, rng):
     return (x,), {"output_size": (draw(count), draw(count))}
 
 
+def unpool_draw(draw, rng):
+    kernel, stride = (tuple(draw(st.integers(1, 4)) for _ in "HW") for _ in range(2))
+    padding = tuple(draw(st.integers(0, min(k // 2, s // 2))) for k, s in zip(kernel, stride))
+    x = images(draw, rng, (draw(st.integers(2, 5)), draw(st.integers(2, 5))))
+    full = [s * (n - 1) + k - 2 * p for n, k, s, p in zip(x.shape[2:], kernel, stride, padding)]
+    # Room for as many different places as x has pixels: since padding is 0 for strides of 1, there is some.
+    least = [max(size - s + 1, n) for size, s, n in zip(full, stride, x.shape[2:])]
+    size = [draw(st.integers(m, n + s - 1)) for m, n, s in zip(least, full, stride)]
+    count = size[0] * size[1]
+    every = rng.permuted(np.broadcast_to(np.arange(count), (*x.shape[:2], count)), axis=2)
+    indices = every[:, :, : x.shape[2] * x.shape[3]].reshape(x.shape)
+    attributes = {"kernel_size": kernel, "stride": stride, "padding": padding, "output_size": tuple(size)}
+    return (x, indices), attributes
+
+
+def upsample_draw(draw, rng):
+    x = images(draw, rng, (draw(st.integers(1, 9)), draw(st.integers(1, 9))))
+    if draw(st.booleans()):
+        return (x,), {"size": (draw(st.integers(1, 30)), draw(st.integers(1, 30)))}
+    factors = [max(draw(st.floats(0.3, 4)), 1 / n) for n in x.shape[2:]]
+    return (x,), {"scale_factor": tuple(f if int(n * f) else 1.0 for n, f in zip(x.shape[2:], factors))}
+
+
+def bilinear_draw(draw, rng):
+    arrays, attributes = upsample_draw(draw, rng)
+    return arrays, attributes | {"align_corners": draw(st.booleans())}
+
+
 DRAWS: dict[str, Draw] = {
     "max_pool2d": max_draw,
     "avg_pool2d": avg_draw,
@@ -206,4 +293,7 @@ DRAWS: dict[str, Draw] = {
     "adaptive_avg_pool2d": adaptive_draw,
     "adaptive_max_pool1d": in_one_row(adaptive_draw),
     "adaptive_avg_pool1d": in_one_row(adaptive_draw),
+    "max_unpool2d": unpool_draw,
+    "upsample_nearest2d": upsample_draw,
+    "upsample_bilinear2d": bilinear_draw,
 }

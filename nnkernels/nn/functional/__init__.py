@@ -4,7 +4,9 @@ Called with NumPy arrays they return arrays; with a Tensor among the inputs, a T
 through.
 """
 
-from nnkernels.autograd.tape import matmul
+from nnkernels.autograd.tape import (
+    matmul,
+)
 from nnkernels.nn.functional.activation import (
     elu,
     gelu,
@@ -23,16 +25,75 @@ from nnkernels.nn.functional.activation import (
     softplus,
     tanh,
 )
-from nnkernels.nn.functional.convolution import conv1d, conv2d
-from nnkernels.nn.functional.linear import linear
-from nnkernels.nn.functional.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from nnkernels.nn.functional.normalization import batch_norm, layer_norm
-from nnkernels.nn.functional.pooling import avg_pool2d, max_pool2d
-from nnkernels.nn.functional.shape import flatten, pad
+from nnkernels.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+)
+from nnkernels.nn.functional.linear import (
+    linear,
+)
+from nnkernels.nn.functional.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse_loss,
+)
+from nnkernels.nn.functional.normalization import (
+    batch_norm,
+    layer_norm,
+)
+from nnkernels.nn.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    interpolate,
+    max_pool1d,
+    max_pool2d,
+    max_unpool2d,
+)
+from nnkernels.nn.functional.shape import (
+    flatten,
+    pad,
+)
 
 __all__ = [
-    "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "conv1d", "conv2d", "cross_entropy",
-    "elu", "flatten", "gelu", "hardtanh", "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid",
-    "matmul", "max_pool2d", "maxout", "mish", "mse_loss", "pad", "prelu", "relu", "selu", "sigmoid", "silu",
-    "softmax", "softplus", "tanh",
-]  # fmt: skip
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "cross_entropy",
+    "elu",
+    "flatten",
+    "gelu",
+    "hardtanh",
+    "interpolate",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "matmul",
+    "max_pool1d",
+    "max_pool2d",
+    "max_unpool2d",
+    "maxout",
+    "mish",
+    "mse_loss",
+    "pad",
+    "prelu",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]

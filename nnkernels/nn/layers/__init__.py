@@ -19,15 +19,38 @@ from nnkernels.nn.layers.activation import (
     Softplus,
     Tanh,
 )
-from nnkernels.nn.layers.convolution import Conv1d, Conv2d
-from nnkernels.nn.layers.linear import Linear
-from nnkernels.nn.layers.pooling import AvgPool2d, MaxPool2d
-from nnkernels.nn.layers.shape import Flatten
+from nnkernels.nn.layers.convolution import (
+    Conv1d,
+    Conv2d,
+)
+from nnkernels.nn.layers.linear import (
+    Linear,
+)
+from nnkernels.nn.layers.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxUnpool2d,
+    Upsample,
+)
+from nnkernels.nn.layers.shape import (
+    Flatten,
+)
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "Conv1d",
     "Conv2d",
@@ -38,7 +61,9 @@ __all__ = [
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxUnpool2d",
     "Maxout",
     "Mish",
     "PReLU",
@@ -48,4 +73,5 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Upsample",
 ]
