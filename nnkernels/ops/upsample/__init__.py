@@ -198,10 +198,13 @@ upsample_bilinear2d = Op(
                "pass\n        for p"),
         mutant("lines not told apart", "tuned", "widen(x[i, h], columns, along, lines[h & 1])",
                "widen(x[i, h], columns, along, lines[0])"),
-        mutant("line kept from the row before", "tuned", "                    clear(line)\n", ""),
+        mutant("line kept from the row before", "tuned", "                    clear(lines[h & 1])\n", ""),
         mutant("last rows never written", "tuned", "if held[k] >= 0:", "if held[k] < 0:"),
-        mutant("missing +=", "tuned", "line[q] += weight * row[q]", "line[q] = weight * row[q]"),
-        mutant("right weight for both", "tuned", "+= along[0, q] * line[q]", "+= along[1, q] * line[q]"),
+        mutant("missing +=", "tuned", "lines[h & 1, q] += weight", "lines[h & 1, q] = weight"),
+        mutant("weights begin anew in each window", "tuned", "total = row.dtype.type(0)",
+               "total = row.dtype.type(0); k = 0"),
+        mutant("left weight forgotten", "tuned", "np.where(first == i, left, 0) + ", "",
+               "upsample/shapes.py"),
     ),
 )  # fmt: skip
 OPS_HERE = (upsample_nearest2d, upsample_bilinear2d)

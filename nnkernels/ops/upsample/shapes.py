@@ -69,3 +69,14 @@ def bilinear_places(axis: Axis, align_corners: bool, dtype: Any) -> tuple[Array,
     h = np.minimum(place.astype(int), last)
     a = np.minimum(place - h, 1)
     return np.stack((h, np.minimum(h + 1, last))), np.stack((1 - a, a)).astype(dtype)
+
+
+@lru_cache(maxsize=256)
+def bilinear_windows(axis: Axis, align_corners: bool, dtype: Any) -> tuple[Array, Array]:
+    """Return for every w where the p made of it begin and where they end, and all their weights in a row."""
+    (first, second), (left, right) = bilinear_places(axis, align_corners, dtype)
+    w = np.arange(axis.size)
+    begin, end = np.searchsorted(second, w, "left"), np.searchsorted(first, w, "right")
+    weights = [np.where(first == i, left, 0) + np.where(second == i, right, 0) for i in w]
+    cut = [row[i:j] for row, i, j in zip(weights, begin, end)]
+    return np.stack((begin, end)), np.concatenate(cut).astype(dtype)

@@ -29,6 +29,7 @@ from nnkernels.ops.upsample.shapes import (
     Size,
     axes,
     bilinear_places,
+    bilinear_windows,
     nearest_places,
     nearest_windows,
 )
@@ -64,10 +65,15 @@ def widen(row: Array, columns: Array, along: Array, line: Array) -> None:
 
 
 @inline
-def widen_transposed(line: Array, columns: Array, along: Array, row: Array) -> None:
-    for q in range(line.size):
-        row[np.uint64(columns[0, q])] += along[0, q] * line[q]
-        row[np.uint64(columns[1, q])] += along[1, q] * line[q]
+def widen_transposed(line: Array, windows: Array, weights: Array, row: Array) -> None:
+    """Sums instead of a scatter, whose additions to one element would wait for each other."""
+    k = np.uint64(0)
+    for w in range(row.size):
+        total = row.dtype.type(0)
+        for q in range(np.uint64(windows[0, w]), np.uint64(windows[1, w])):
+            total += weights[k] * line[q]
+            k += np.uint64(1)
+        row[w] = total
 
 
 @jit_elementwise
@@ -82,15 +88,14 @@ def bilinear_planes(x: Array, rows: Array, columns: Array, down: Array, along: A
                 if held[h & 1] != h:
                     widen(x[i, h], columns, along, lines[h & 1])
                     held[h & 1] = h
-            upper, lower, row = lines[rows[0, p] & 1], lines[rows[1, p] & 1], y[i, p]
-            a, b = down[0, p], down[1, p]
-            for q in range(row.size):
-                row[q] = a * upper[q] + b * lower[q]
+            upper, lower, a, b = rows[0, p] & 1, rows[1, p] & 1, down[0, p], down[1, p]
+            for q in range(y.shape[2]):
+                y[i, p, q] = a * lines[upper, q] + b * lines[lower, q]
 
 
 @jit_elementwise
 def bilinear_planes_transposed(
-    dy: Array, rows: Array, columns: Array, down: Array, along: Array, dx: Array
+    dy: Array, rows: Array, down: Array, windows: Array, weights: Array, dx: Array
 ) -> None:
     """Backwards: dy's rows are summed up in the line of their row of x, which then goes to that row."""
     lines, held = np.empty((2, dy.shape[2]), dx.dtype), np.empty(2, np.int64)
@@ -99,20 +104,18 @@ def bilinear_planes_transposed(
         for h in range(dx.shape[1]):
             clear(dx[i, h])
         for p in range(dy.shape[1]):
-            row = dy[i, p]
             for k in range(2):
-                h = rows[k, p]
-                line, weight = lines[h & 1], down[k, p]
+                h, weight = rows[k, p], down[k, p]
                 if held[h & 1] != h:
                     if held[h & 1] >= 0:
-                        widen_transposed(line, columns, along, dx[i, held[h & 1]])
-                    clear(line)
+                        widen_transposed(lines[h & 1], windows, weights, dx[i, held[h & 1]])
+                    clear(lines[h & 1])
                     held[h & 1] = h
-                for q in range(row.size):
-                    line[q] += weight * row[q]
+                for q in range(dy.shape[2]):
+                    lines[h & 1, q] += weight * dy[i, p, q]
         for k in range(2):
             if held[k] >= 0:
-                widen_transposed(lines[k], columns, along, dx[i, held[k]])
+                widen_transposed(lines[k], windows, weights, dx[i, held[k]])
 
 
 @jit_parallel
@@ -126,11 +129,11 @@ def bilinear_parallel(
 
 @jit_parallel
 def bilinear_transposed_parallel(
-    dy: Array, rows: Array, columns: Array, down: Array, along: Array, share: int, dx: Array
+    dy: Array, rows: Array, down: Array, windows: Array, weights: Array, share: int, dx: Array
 ) -> None:
     for c in prange((len(dx) + share - 1) // share):
         i, j = c * share, (c + 1) * share
-        bilinear_planes_transposed(dy[i:j], rows, columns, down, along, dx[i:j])
+        bilinear_planes_transposed(dy[i:j], rows, down, windows, weights, dx[i:j])
 
 
 def dealt(serial: Callable[..., None], parallel: Callable[..., None], size: int, *given: Any) -> None:
@@ -175,28 +178,26 @@ def nearest_backward_tuned(
     return (dx,)
 
 
-def tables(
-    x: Array, size: Size = None, scale_factor: Scale = None, align_corners: bool = False
-) -> tuple[Array, Array, Array, Array]:
-    """Return the places of rows and columns, then their weights."""
+def bilinear_forward_tuned(
+    x: Array, *, size: Size = None, scale_factor: Scale = None, align_corners: bool = False
+) -> tuple[Array]:
     down, along = axes(x.shape, size, scale_factor)
+    y = empty((*x.shape[:2], down.out, along.out), x.dtype)
     rows, vertical = bilinear_places(down, align_corners, x.dtype)
     columns, horizontal = bilinear_places(along, align_corners, x.dtype)
-    return rows, columns, vertical, horizontal
-
-
-def bilinear_forward_tuned(x: Array, **attributes: Any) -> tuple[Array]:
-    given = tables(x, **attributes)
-    y = empty((*x.shape[:2], given[0].shape[1], given[1].shape[1]), x.dtype)
-    dealt(bilinear_planes, bilinear_parallel, y.size, planes(x), *given, planes(y))
+    given = planes(x), rows, columns, vertical, horizontal
+    dealt(bilinear_planes, bilinear_parallel, y.size, *given, planes(y))
     return (y,)
 
 
 def bilinear_backward_tuned(
-    dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: Needs, **attributes: Any
-) -> tuple[Array | None]:
+    dy: Array, outputs: tuple[Array], inputs: tuple[Array], needs: Needs,
+    *, size: Size = None, scale_factor: Scale = None, align_corners: bool = False,
+) -> tuple[Array | None]:  # fmt: skip
     if not needs[0]:
         return (None,)
-    dx, given = empty(inputs[0].shape, dy.dtype), tables(inputs[0], **attributes)
+    dx = empty(inputs[0].shape, dy.dtype)
+    down, along = axes(dx.shape, size, scale_factor)
+    given = *bilinear_places(down, align_corners, dy.dtype), *bilinear_windows(along, align_corners, dy.dtype)
     dealt(bilinear_planes_transposed, bilinear_transposed_parallel, dy.size, planes(dy), *given, planes(dx))
     return (dx,)
