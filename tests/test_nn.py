@@ -588,15 +588,18 @@ def test_functional_normalisation_equals_torchs():
     x, w, b, v = normal(4, 3, 5, 2), normal(3), normal(3, seed=1), normal(5, 2)
     tnn, t = torch.nn.functional, torch.from_numpy
     for got, wanted in (
-        (F.batch_norm(x), tnn.batch_norm(t(x), None, None, training=True)),
-        (F.batch_norm(x, w, b, 0.1), tnn.batch_norm(t(x), None, None, t(w), t(b), True, eps=0.1)),
+        (F.batch_norm(x, None, None, training=True), tnn.batch_norm(t(x), None, None, training=True)),
+        (
+            F.batch_norm(x, None, None, w, b, True, eps=0.1),
+            tnn.batch_norm(t(x), None, None, t(w), t(b), True, eps=0.1),
+        ),
         (F.layer_norm(x, 2), tnn.layer_norm(t(x), (2,))),
         (F.layer_norm(x, (5, 2), v), tnn.layer_norm(t(x), (5, 2), t(v))),
         (F.layer_norm(x, (5, 2), v, v, 0.1), tnn.layer_norm(t(x), (5, 2), t(v), t(v), 0.1)),
     ):
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-6, rtol=1e-5)
     leaf = nnk.tensor(x, requires_grad=True)
-    F.batch_norm(leaf).sum().backward()
+    F.batch_norm(leaf, None, None, training=True).sum().backward()
     np.testing.assert_allclose(leaf.grad.data, 0, atol=1e-5)  # what all add, the mean takes away
 
 

@@ -409,6 +409,19 @@ def matmul(a: Any, b: Any) -> Any:
     return OPS["reshape"](y, shape=kept)
 
 
+def apply_keeping(
+    op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
+) -> tuple[Any, tuple[Array, ...]]:
+    """Return (op's result, what its forward pass keeps), for functions that read the kept arrays, too."""
+    given = [t for t in inputs if isinstance(t, Tensor)]
+    if _grad_enabled.get() and any(t.requires_grad for t in given):
+        y = op(*inputs, **attributes)
+        return y, y.node.outputs[1:]
+    arrays = op.prepare([t.data if isinstance(t, Tensor) else t for t in inputs], attributes)
+    outputs = op.body_for(arrays).forward(*arrays, **attributes)
+    return Tensor(outputs[0]) if given else outputs[0], outputs[1:]
+
+
 def topological_order(root: Tensor) -> list[Tensor]:
     """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last.
 

@@ -5,7 +5,10 @@ from nnkernels.ops import (
     assemble,
     binary,
     cross_entropy,
+    dropout,
+    group_norm,
     layer_norm,
+    local_response_norm,
     losses,
     pool1d,
     pooling,
@@ -19,6 +22,7 @@ from nnkernels.ops import (
     upsample,
 )
 from nnkernels.ops.batch_norm import batch_norm
+from nnkernels.ops.batch_norm.inference import batch_norm_inference
 from nnkernels.ops.conv1d import conv1d
 from nnkernels.ops.conv2d import conv2d
 from nnkernels.ops.linear import linear
@@ -40,7 +44,11 @@ OPS: dict[str, Op] = {
         max_unpool2d,
         *upsample.OPS_HERE,
         batch_norm,
+        batch_norm_inference,
         *layer_norm.OPS_HERE,
+        *group_norm.OPS_HERE,
+        *local_response_norm.OPS_HERE,
+        *dropout.OPS_HERE,
         *binary.OPS_HERE,
         *unary.OPS_HERE,
         *rectifiers.OPS_HERE,

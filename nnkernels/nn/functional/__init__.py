@@ -29,6 +29,11 @@ from nnkernels.nn.functional.convolution import (
     conv1d,
     conv2d,
 )
+from nnkernels.nn.functional.dropout import (
+    dropout,
+    dropout1d,
+    dropout2d,
+)
 from nnkernels.nn.functional.linear import (
     linear,
 )
@@ -39,7 +44,10 @@ from nnkernels.nn.functional.losses import (
 )
 from nnkernels.nn.functional.normalization import (
     batch_norm,
+    group_norm,
     layer_norm,
+    local_response_norm,
+    rms_norm,
 )
 from nnkernels.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -70,14 +78,19 @@ __all__ = [
     "conv1d",
     "conv2d",
     "cross_entropy",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
     "elu",
     "flatten",
     "gelu",
+    "group_norm",
     "hardtanh",
     "interpolate",
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "matmul",
@@ -90,6 +103,7 @@ __all__ = [
     "pad",
     "prelu",
     "relu",
+    "rms_norm",
     "selu",
     "sigmoid",
     "silu",

@@ -23,8 +23,22 @@ from nnkernels.nn.layers.convolution import (
     Conv1d,
     Conv2d,
 )
+from nnkernels.nn.layers.dropout import (
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+)
 from nnkernels.nn.layers.linear import (
     Linear,
+)
+from nnkernels.nn.layers.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    GroupNorm,
+    InstanceNorm2d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
 )
 from nnkernels.nn.layers.pooling import (
     AdaptiveAvgPool1d,
@@ -52,13 +66,22 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv1d",
     "Conv2d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "Flatten",
+    "GroupNorm",
     "Hardtanh",
     "Identity",
+    "InstanceNorm2d",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MaxPool1d",
@@ -67,6 +90,7 @@ __all__ = [
     "Maxout",
     "Mish",
     "PReLU",
+    "RMSNorm",
     "ReLU",
     "SiLU",
     "Sigmoid",

@@ -1,0 +1,41 @@
+"""Dropout."""
+
+from typing import Any
+
+import numpy as np
+
+from nnkernels.ops import OPS
+from nnkernels.ops.dropout import check_probability
+
+Rng = np.random.Generator | int | None
+
+
+def _dropped(name: str, x: Any, axes: int, p: float, training: bool, rng: Rng) -> Any:
+    """Return x with a mask over its first ``axes`` axes drawn and applied."""
+    check_probability(name, p)
+    if not training:
+        return x
+    mask = np.random.default_rng(rng).random(x.shape[:axes], np.float32) >= np.float32(p)
+    return OPS["dropout"](x, np.asarray(mask), p=p)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> Any:
+    """Return x with each element set to 0 with probability p, the others times 1 / (1 - p).
+
+    Not ``training``: x itself. ``rng`` is a NumPy Generator, which moves on, or a seed.
+    """
+    return _dropped("dropout", x, x.ndim, p, training, rng)
+
+
+def dropout1d(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> Any:
+    """As ``dropout``, for whole channels of x (N, C, L), or of one example (C, L)."""
+    if x.ndim not in (2, 3):
+        raise ValueError(f"dropout1d: x must have 3 axes (N, C, L) or 2 axes (C, L), got shape {x.shape}")
+    return _dropped("dropout1d", x, x.ndim - 1, p, training, rng)
+
+
+def dropout2d(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> Any:
+    """As ``dropout``, for whole channels of x (N, C, H, W)."""
+    if x.ndim != 4:
+        raise ValueError(f"dropout2d: x must have 4 axes (N, C, H, W), got shape {x.shape}")
+    return _dropped("dropout2d", x, 2, p, training, rng)
