@@ -13,6 +13,7 @@ from oracles import (
     activation,
     convolution,
     elementwise,
+    graph,
     loss,
     normalization,
     pooling,
@@ -32,6 +33,7 @@ FAMILIES = (
     convolution,
     pooling,
     normalization,
+    graph,
     loss,
 )
 
