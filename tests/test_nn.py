@@ -407,13 +407,13 @@ def test_initial_variances_are_those_of_the_papers(name, variance):
             assert 3.5 < largest < 6
 
 
-def test_gain_scales_and_torch_names_are_the_same_functions():
+def test_gain_scales_and_torch_names_do_the_same():
     a, b = (nn.Parameter(np.zeros((50, 60))) for _ in range(2))
     init.glorot_uniform_(a, rng=1)
     init.xavier_uniform_(b, gain=3.0, rng=1)
     np.testing.assert_allclose(b.data, 3 * a.data, rtol=1e-12)
     init.he_normal_(a, rng=1)
-    init.kaiming_normal_(b, gain=1.0, rng=1)
+    init.kaiming_normal_(b, nonlinearity="linear", rng=1)
     np.testing.assert_allclose(a.data, math.sqrt(2) * b.data, rtol=1e-12)
 
 

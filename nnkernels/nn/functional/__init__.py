@@ -34,6 +34,14 @@ from nnkernels.nn.functional.dropout import (
     dropout1d,
     dropout2d,
 )
+from nnkernels.nn.functional.graph import (
+    index_select,
+    normalized_adjacency,
+    scatter_max,
+    scatter_mean,
+    scatter_sum,
+    spmm,
+)
 from nnkernels.nn.functional.linear import (
     linear,
 )
@@ -86,6 +94,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "hardtanh",
+    "index_select",
     "interpolate",
     "layer_norm",
     "leaky_relu",
@@ -100,14 +109,19 @@ __all__ = [
     "maxout",
     "mish",
     "mse_loss",
+    "normalized_adjacency",
     "pad",
     "prelu",
     "relu",
     "rms_norm",
+    "scatter_max",
+    "scatter_mean",
+    "scatter_sum",
     "selu",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
+    "spmm",
     "tanh",
 ]

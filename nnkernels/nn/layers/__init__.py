@@ -28,6 +28,11 @@ from nnkernels.nn.layers.dropout import (
     Dropout1d,
     Dropout2d,
 )
+from nnkernels.nn.layers.graph import (
+    GraphConv,
+    MessagePassing,
+    SAGEConv,
+)
 from nnkernels.nn.layers.linear import (
     Linear,
 )
@@ -74,6 +79,7 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Flatten",
+    "GraphConv",
     "GroupNorm",
     "Hardtanh",
     "Identity",
@@ -88,10 +94,12 @@ __all__ = [
     "MaxPool2d",
     "MaxUnpool2d",
     "Maxout",
+    "MessagePassing",
     "Mish",
     "PReLU",
     "RMSNorm",
     "ReLU",
+    "SAGEConv",
     "SiLU",
     "Sigmoid",
     "Softmax",

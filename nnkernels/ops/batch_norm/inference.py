@@ -17,9 +17,9 @@ import numpy as np
 
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed
 from nnkernels.machine.memory import Array, empty
-from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.batch_norm.shapes import as_planes, weights
-from nnkernels.ops.batch_norm.tuned import Plan, U, block_sums, normalise, plan_for
+from nnkernels.ops.batch_norm.tuned import LONG, Plan, U, block_sums, normalise, plan_for
 from nnkernels.ops.batch_norm.vectorized import along_channels
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, number
@@ -114,24 +114,37 @@ def affine(mean: Array, var: Array, w: Array, b: Array, eps: float, by: Array) -
         by[0, c], by[1, c], by[2, c] = mean[c], w[c] / np.sqrt(var[c] + eps), b[c]
 
 
-@jit_parallel
-def forward_parallel(
-    x: Array, mean: Array, var: Array, w: Array, b: Array, eps: float, plan: Plan, blocks: int, by: Array,
-    y: Array,
-) -> None:  # fmt: skip
-    affine(mean, var, w, b, eps, by)
-    for i in prange(blocks):
-        normalise(x, plan, signed(i), by, y)
+@jit_elementwise
+def forward_rows(x: Array, S: int, by: Array, first: int, last: int, y: Array) -> None:
+    """Write rows first to last - 1 of y, one channel of one image each, as they lie in memory."""
+    c = first % by.shape[1]
+    for i in range(first, last):
+        m, a, d, at = by[0, c], by[1, c], by[2, c], U(i * S)
+        for s in range(U(S)):
+            y[at + s] = (x[at + s] - m) * a + d
+        c = c + 1 if c + 1 < by.shape[1] else 0
 
 
 @jit_elementwise
-def forward_blocks(
-    x: Array, mean: Array, var: Array, w: Array, b: Array, eps: float, plan: Plan, blocks: int, by: Array,
-    y: Array,
-) -> None:  # fmt: skip
-    affine(mean, var, w, b, eps, by)
-    for i in range(blocks):
+def forward_blocks(x: Array, plan: Plan, first: int, last: int, by: Array, y: Array) -> None:
+    for i in range(first, last):
         normalise(x, plan, i, by, y)
+
+
+@jit_elementwise
+def forward_task(x: Array, plan: Plan, first: int, last: int, by: Array, y: Array) -> None:
+    """Do rows, or blocks where rows are short, first to last - 1."""
+    if plan[2] >= LONG:
+        forward_rows(x, plan[2], by, first, last, y)
+    else:
+        forward_blocks(x, plan, first, last, by, y)
+
+
+@jit_parallel
+def forward_parallel(x: Array, plan: Plan, count: int, share: int, by: Array, y: Array) -> None:
+    for t in prange((count + share - 1) // share):
+        first = signed(t * share)
+        forward_task(x, plan, first, min(first + share, count), by, y)
 
 
 @jit_elementwise
@@ -164,9 +177,13 @@ def inference_forward_tuned(
     if x.size > 0:
         plan, spans = plan_for(x)
         by = empty((3, mean.size), x.dtype)
-        run = forward_blocks if x.size < SERIAL_BELOW_IF_CHEAP else forward_parallel
-        given_on = mean, var, *weights(x, w, b), float(eps), plan, spans * plan[7], by
-        run(x.reshape(-1), *given_on, y.reshape(-1))
+        affine(mean, var, *weights(x, w, b), float(eps), by)
+        N, C, S = plan[:3]
+        count = N * C if S >= LONG else spans * plan[7]
+        if x.size < SERIAL_BELOW_IF_CHEAP:
+            forward_task(x.reshape(-1), plan, 0, count, by, y.reshape(-1))
+        else:
+            forward_parallel(x.reshape(-1), plan, count, share_of(count, x.size // count), by, y.reshape(-1))
     return (y,)
 
 
@@ -287,8 +304,9 @@ batch_norm_inference = Op(
         mutant("weight forgotten in dx", "w[c] * r * dy[n, c, s]", "r * dy[n, c, s]"),
         mutant("missing +=", "dot += dy", "dot = dy"),
         mutant("dw without rstd", "(x[n, c, s] - mean[c]) * r\n", "(x[n, c, s] - mean[c])\n"),
-        mutant("last block left out", "prange(blocks):\n        normalise",
-               "prange(blocks - 1):\n        normalise", "tuned"),
+        mutant("last share left out", "min(first + share, count), by, y)",
+               "min(first + share, count - 1), by, y)", "tuned"),
+        mutant("channels not taken in turn", "c = c + 1 if c + 1 < by.shape[1] else 0", "c = c", "tuned"),
         mutant("bias in dx", "weights(x, w, b)[0] * r, nothing, mean", "weights(x, w, b)[0] * r, mean, mean",
                "tuned"),
         mutant("dw about 0", "plan, i, by[3], sums)", "plan, i, by[0], sums)", "tuned"),

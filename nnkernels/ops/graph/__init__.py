@@ -252,7 +252,7 @@ index_select = Op(
     mutants=(
         mutant("missing +=", "dx[a, index[i], b] += dy", "dx[a, index[i], b] = dy"),
         mutant("index ignored", "= x[a, index[i], b]", "= x[a, i % x.shape[1], b]"),
-        slow("blocks forgotten", "(r // index.size * m + index[r % index.size])", "(index[r % index.size])"),
+        slow("blocks forgotten", "U((block + index[i]) * F), U(r * F)", "U(index[i] * F), U(r * F)"),
         slow("first element for all", "y[o + f] = x[at + f]", "y[o + f] = x[at]"),
         slow("a row of four left out", "+ (v2 * x[x2 + f] + v3 * x[x3 + f])", "+ v2 * x[x2 + f]"),
         slow("last edge left out", "while e < end:", "while e < end - 1:"),

@@ -45,10 +45,14 @@ def sorted_by(index: Array, n: int) -> tuple[Array, Array]:
 @jit_elementwise
 def copy_rows(x: Array, index: Array, m: int, F: int, first: int, last: int, y: Array) -> None:
     """Write rows first to last - 1 of y, F elements each; x has blocks of m rows, y of index.size."""
+    block, i = first // index.size * m, first % index.size
     for r in range(first, last):
-        at, o = U((r // index.size * m + index[r % index.size]) * F), U(r * F)
+        at, o = U((block + index[i]) * F), U(r * F)
         for f in range(U(F)):
             y[o + f] = x[at + f]
+        i += 1
+        if i == index.size:
+            block, i = block + m, 0
 
 
 @jit_parallel
