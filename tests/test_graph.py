@@ -136,11 +136,18 @@ def test_the_first_of_equal_maxima_gets_the_gradient_and_nan_is_above_all(body):
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "max"])
 def test_long_segments_do_not_depend_on_threads(reduction):
-    index = np.random.default_rng(0).integers(0, 300, 20000)
+    index = np.random.default_rng(0).integers(0, 300, 40000)
     how = {"n": 300, "reduction": reduction}
-    sample = Sample(reduction, (normal(20000, 7), index), how)
+    sample = Sample(reduction, (normal(40000, 7), index), how)
     checks.check_threads(OPS["segment"], sample, np.random.default_rng(1))
     checks.check_agreement(OPS["segment"], "tuned", sample, np.random.default_rng(1))
+
+
+def test_shares_of_rows_may_begin_within_a_block():
+    index = np.random.default_rng(0).integers(0, 300, 2500)
+    sample = Sample("along the middle axis", (normal(5, 300, 23), index), {"dim": 1})
+    checks.check_threads(OPS["index_select"], sample, np.random.default_rng(1))
+    checks.check_agreement(OPS["index_select"], "tuned", sample, np.random.default_rng(1))
 
 
 def test_a_graph_network_learns_two_communities():

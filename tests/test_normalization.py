@@ -6,6 +6,8 @@ import pytest
 import nnkernels as nnk
 from nnkernels import nn
 from nnkernels.nn import functional as F
+from nnkernels.ops import OPS, checks
+from nnkernels.ops.op import Sample
 
 
 @pytest.fixture
@@ -279,6 +281,40 @@ def test_channels_are_dropped_whole(layer, shape):
     np.testing.assert_allclose(ratio, np.repeat(ratio[:, :1], ratio.shape[1], axis=1), rtol=1e-6)
     assert set(np.round(ratio[:, 0].astype(float), 4)) == {0, round(1 / 0.7, 4)}
     assert abs(np.mean(ratio[:, 0] == 0) - 0.3) < 0.1
+
+
+LARGE = {
+    "channels dropped": ("dropout", ((40, 30, 15, 17), None), {"p": 0.4}),
+    "short rows": ("batch_norm_inference", ((3000, 37, 3), 37, 37, 37, 37), {}),
+    "one position": ("batch_norm_inference", ((3000, 97), 97, 97, 97, 97), {}),
+    "few large groups": ("group_norm", ((2, 4, 150, 130), 4, 4), {"num_groups": 2}),
+    "many small groups": ("group_norm", ((700, 30, 4), 30, 30), {"num_groups": 15}),
+    "strips": ("local_response_norm", ((3, 70, 31, 11),), {"size": 4, "alpha": 2.0, "beta": 0.6}),
+    "more channels than a strip holds": ("local_response_norm", ((1, 5000, 9),), {"size": 3, "alpha": 2.0}),
+}
+
+
+@pytest.mark.parametrize(("op", "sizes", "how"), LARGE.values(), ids=LARGE)
+def test_large_calls_agree_and_do_not_depend_on_threads(op, sizes, how):
+    arrays = [normal(*np.atleast_1d(shape), seed=i) for i, shape in enumerate(sizes) if shape is not None]
+    if op == "dropout":
+        arrays.append(normal(*sizes[0][:2]) > 0)
+    if op == "batch_norm_inference":
+        arrays[2] = np.abs(arrays[2]) + np.float32(0.5)
+    sample = Sample(op, tuple(arrays), how)
+    checks.check_threads(OPS[op], sample, np.random.default_rng(1))
+    checks.check_agreement(OPS[op], "tuned", sample, np.random.default_rng(1))
+
+
+def test_a_summary_leaves_statistics_and_generators_alone():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3, rng=0), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout2d(0.5, rng=1))
+    before = net.state_dict()
+    table = nn.summary(net, (2, 1, 6, 6))
+    assert [row.parameters for row in table.rows] == [30, 6, 0, 0]
+    assert net.training
+    assert all(np.array_equal(before[name], array) for name, array in net.state_dict().items())
+    x = np.ones((2, 3, 4, 4), np.float32)
+    np.testing.assert_array_equal(net[3](x), nn.Dropout2d(0.5, rng=1)(x))
 
 
 def test_dropout_stands_in_a_network_and_follows_train_and_eval():

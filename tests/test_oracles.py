@@ -146,6 +146,7 @@ NORMALISED = (
     ("batch_norm", (200, 5), 5, {}),
     ("batch_norm", (8, 64, 28, 28), 64, {}),
     ("batch_norm", (3, 2, 100, 100), 2, {}),
+    ("group_norm", (4, 6, 40, 40), 6, {"num_groups": 2}),
     ("layer_norm", (500, 101), 101, {"normalized_shape": 101}),
     ("layer_norm", (4, 5000), 5000, {"normalized_shape": 5000}),
 )
@@ -176,7 +177,8 @@ def test_normalisation_keeps_its_digits_far_from_zero(name, shape, n, attributes
 @both_dtypes
 @pytest.mark.parametrize("body", CPU_BODIES)
 @pytest.mark.parametrize(
-    ("name", "attributes"), [("batch_norm", {}), ("layer_norm", {"normalized_shape": 7})]
+    ("name", "attributes"),
+    [("batch_norm", {}), ("group_norm", {"num_groups": 1}), ("layer_norm", {"normalized_shape": 7})],
 )
 def test_equal_values_are_normalised_to_the_bias(name, attributes, body, dtype):
     x, b = np.full((9, 7), 0.1, dtype), np.linspace(-1, 1, 7).astype(dtype)
@@ -186,12 +188,13 @@ def test_equal_values_are_normalised_to_the_bias(name, attributes, body, dtype):
 
 
 @pytest.mark.parametrize("body", CPU_BODIES)
-def test_a_nan_spoils_its_own_channel_or_example_alone(body):
+def test_a_nan_spoils_its_own_channel_group_or_example_alone(body):
     x = rng().standard_normal((40, 6)).astype(np.float32)
     spoilt = x.copy()
     spoilt[3, 2] = np.nan
     for name, attributes, own in (
         ("batch_norm", {}, np.s_[:, 2]),
+        ("group_norm", {"num_groups": 2}, np.s_[3, :3]),
         ("layer_norm", {"normalized_shape": 6}, np.s_[3]),
     ):
         clean, y = (OPS[name].body(body).forward(a, None, None, **attributes)[0] for a in (x, spoilt))
