@@ -1,13 +1,25 @@
 """Dropout."""
 
+import math
 from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
 from nnkernels.ops.dropout import check_probability
 
 Rng = np.random.Generator | int | None
+
+
+def draw_mask(shape: tuple[int, ...], p: float, rng: Rng) -> Array:
+    """Return an array of bools, each False with probability p; none is for p = 0, all are for p = 1."""
+    if p == 1:
+        return np.zeros(shape, np.bool_)
+    # Two elements of 32 random bits each from one draw: half the time of as many floats.
+    count = math.prod(shape)
+    bits = np.random.default_rng(rng).integers(0, 2**64, -(-count // 2), np.uint64).view(np.uint32)
+    return (bits[:count] >= np.uint32(min(round(p * 2**32), 2**32 - 1))).reshape(shape)
 
 
 def _dropped(name: str, x: Any, axes: int, p: float, training: bool, rng: Rng) -> Any:
@@ -15,8 +27,7 @@ def _dropped(name: str, x: Any, axes: int, p: float, training: bool, rng: Rng) -
     check_probability(name, p)
     if not training:
         return x
-    mask = np.random.default_rng(rng).random(x.shape[:axes], np.float32) >= np.float32(p)
-    return OPS["dropout"](x, np.asarray(mask), p=p)
+    return OPS["dropout"](x, draw_mask(x.shape[:axes], p, rng), p=p)
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> Any:

@@ -126,18 +126,13 @@ def forward_rows(x: Array, S: int, by: Array, first: int, last: int, y: Array) -
 
 
 @jit_elementwise
-def forward_blocks(x: Array, plan: Plan, first: int, last: int, by: Array, y: Array) -> None:
-    for i in range(first, last):
-        normalise(x, plan, i, by, y)
-
-
-@jit_elementwise
 def forward_task(x: Array, plan: Plan, first: int, last: int, by: Array, y: Array) -> None:
     """Do rows, or blocks where rows are short, first to last - 1."""
     if plan[2] >= LONG:
         forward_rows(x, plan[2], by, first, last, y)
     else:
-        forward_blocks(x, plan, first, last, by, y)
+        for i in range(first, last):
+            normalise(x, plan, i, by, y)
 
 
 @jit_parallel
@@ -148,12 +143,15 @@ def forward_parallel(x: Array, plan: Plan, count: int, share: int, by: Array, y:
 
 
 @jit_elementwise
-def backward_block(dy: Array, x: Array, plan: Plan, i: int, by: Array, sums: Array, dx: Array) -> None:
-    """Write block i of dx, which is y for dy with a mean and a bias of 0, and its part of dw and db."""
-    if sums.size > 0:
-        block_sums(dy, x, plan, i, by[3], sums)
-    if dx.size > 0:
-        normalise(dy, plan, i, by, dx)
+def backward_blocks(
+    dy: Array, x: Array, plan: Plan, first: int, last: int, by: Array, sums: Array, dx: Array
+) -> None:
+    """Write blocks first to last - 1 of dx, y for dy with mean and bias 0; their parts of dw and db."""
+    for i in range(first, last):
+        if sums.size > 0:
+            block_sums(dy, x, plan, i, by[3], sums)
+        if dx.size > 0:
+            normalise(dy, plan, i, by, dx)
 
 
 @jit_parallel
@@ -161,13 +159,7 @@ def backward_parallel(
     dy: Array, x: Array, plan: Plan, blocks: int, by: Array, sums: Array, dx: Array
 ) -> None:
     for i in prange(blocks):
-        backward_block(dy, x, plan, signed(i), by, sums, dx)
-
-
-@jit_elementwise
-def backward_blocks(dy: Array, x: Array, plan: Plan, blocks: int, by: Array, sums: Array, dx: Array) -> None:
-    for i in range(blocks):
-        backward_block(dy, x, plan, i, by, sums, dx)
+        backward_blocks(dy, x, plan, signed(i), signed(i) + 1, by, sums, dx)
 
 
 def inference_forward_tuned(
@@ -199,8 +191,10 @@ def inference_backward_tuned(
     if x.size > 0:
         nothing = np.zeros_like(mean)
         by = np.stack((nothing, weights(x, w, b)[0] * r, nothing, mean))
-        run = backward_blocks if x.size < SERIAL_BELOW else backward_parallel
-        run(dy.reshape(-1), x.reshape(-1), plan, spans * plan[7], by, sums, dx.reshape(-1))
+        if x.size < SERIAL_BELOW:
+            backward_blocks(dy.reshape(-1), x.reshape(-1), plan, 0, spans * plan[7], by, sums, dx.reshape(-1))
+        else:
+            backward_parallel(dy.reshape(-1), x.reshape(-1), plan, spans * plan[7], by, sums, dx.reshape(-1))
     db, dw = sums.sum(axis=1)
     narrow = (dw * r).astype(x.dtype, copy=False) if summed else dw, db.astype(x.dtype)
     return finished((dx, *narrow), needs)
