@@ -26,6 +26,7 @@ from nnkernels.ops.batch_norm import batch_norm
 from nnkernels.ops.batch_norm.inference import batch_norm_inference
 from nnkernels.ops.conv1d import conv1d
 from nnkernels.ops.conv2d import conv2d
+from nnkernels.ops.embedding import embedding
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
 from nnkernels.ops.maxout import maxout
@@ -39,6 +40,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         *(matmul, linear, conv2d, conv1d),
+        embedding,
         *pooling.OPS_HERE,
         *adaptive_pool.OPS_HERE,
         *pool1d.OPS_HERE,

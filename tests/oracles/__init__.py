@@ -19,6 +19,7 @@ from oracles import (
     pooling,
     product,
     reduction,
+    sequence,
     shape,
     steps,
 )
@@ -35,6 +36,7 @@ FAMILIES = (
     normalization,
     graph,
     loss,
+    sequence,
 )
 
 PLAIN: dict[str, Oracle] = {name: oracle for family in FAMILIES for name, oracle in family.PLAIN.items()}

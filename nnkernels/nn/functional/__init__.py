@@ -69,6 +69,9 @@ from nnkernels.nn.functional.pooling import (
     max_pool2d,
     max_unpool2d,
 )
+from nnkernels.nn.functional.sequence import (
+    embedding,
+)
 from nnkernels.nn.functional.shape import (
     flatten,
     pad,
@@ -90,6 +93,7 @@ __all__ = [
     "dropout1d",
     "dropout2d",
     "elu",
+    "embedding",
     "flatten",
     "gelu",
     "group_norm",

@@ -28,6 +28,9 @@ from nnkernels.nn.layers.dropout import (
     Dropout1d,
     Dropout2d,
 )
+from nnkernels.nn.layers.embedding import (
+    Embedding,
+)
 from nnkernels.nn.layers.graph import (
     GraphConv,
     MessagePassing,
@@ -78,6 +81,7 @@ __all__ = [
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "Embedding",
     "Flatten",
     "GraphConv",
     "GroupNorm",
