@@ -14,6 +14,7 @@ from nnkernels.ops import (
     pool1d,
     pooling,
     rectifiers,
+    recurrent,
     reduce,
     shape,
     smooth_rectifiers,
@@ -41,6 +42,7 @@ OPS: dict[str, Op] = {
     for op in (
         *(matmul, linear, conv2d, conv1d),
         embedding,
+        *recurrent.OPS_HERE,
         *pooling.OPS_HERE,
         *adaptive_pool.OPS_HERE,
         *pool1d.OPS_HERE,
