@@ -67,3 +67,149 @@ def test_embedding_names_what_is_wrong():
         nn.Embedding(3, 2, 3)
     with pytest.raises(ValueError, match="embedding_dim must be at least 1"):
         nn.Embedding(3, 0)
+
+
+# --- recurrent nets ---
+
+CLASSES = ("RNN", "LSTM", "GRU")
+SETTINGS = (
+    {}, {"num_layers": 3}, {"bidirectional": True}, {"bias": False, "batch_first": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+)  # fmt: skip
+
+
+def as_tuple(states):
+    return states if isinstance(states, tuple) else (states,)
+
+
+def compare_recurrent(ours, theirs, x, hx):
+    """Compare outputs, last states and all gradients, of weights and inputs; hx is a list or None."""
+    given = [tensor(a, requires_grad=True) for a in [x, *(hx or [])]]
+    targs = [torch.tensor(a, requires_grad=True) for a in [x, *(hx or [])]]
+    states = [None if hx is None else a[1] if len(hx) == 1 else tuple(a[1:]) for a in (given, targs)]
+    results, wanted = (ours(given[0], states[0]), theirs(targs[0], states[1]))
+    y, *last = (results[0], *as_tuple(results[1]))
+    ty, *tlast = (wanted[0], *as_tuple(wanted[1]))
+    assert len(last) == len(tlast)
+    g = rng()
+    total, ttotal = 0, 0
+    for a, b in zip([y, *last], [ty, *tlast]):
+        assert_same(a.data, b)
+        dy = g.standard_normal(a.shape)
+        total, ttotal = total + (a * dy).sum(), ttotal + (b * torch.tensor(dy)).sum()
+    total.backward()
+    ttotal.backward()
+    assert_same_gradients(ours, theirs)
+    for a, b in zip(given, targs):
+        assert_same(a.grad.data, b.grad)
+
+
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", CLASSES)
+def test_recurrent_nets_equal_torch(name, setting, initial):
+    theirs = getattr(torch.nn, name)(4, 5, **setting, dtype=torch.float64)
+    ours = copied(getattr(nn, name)(4, 5, **setting, dtype=f64), theirs)
+    g = rng()
+    count = setting.get("num_layers", 1) * (2 if setting.get("bidirectional") else 1)
+    hx = [g.standard_normal((count, 3, 5)) for _ in range(2 if name == "LSTM" else 1)] if initial else None
+    shape = (3, 6, 4) if setting.get("batch_first") else (6, 3, 4)
+    compare_recurrent(ours, theirs, g.standard_normal(shape), hx)
+
+
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_single_sequence_equals_torch(name, initial):
+    setting = {"bidirectional": True, "num_layers": 2, "batch_first": True}
+    theirs = getattr(torch.nn, name)(4, 5, **setting, dtype=torch.float64)
+    ours = copied(getattr(nn, name)(4, 5, **setting, dtype=f64), theirs)
+    hx = [rng().standard_normal((4, 5)) for _ in range(2 if name == "LSTM" else 1)] if initial else None
+    compare_recurrent(ours, theirs, rng().standard_normal((7, 4)), hx)
+
+
+def test_rnn_with_relu_equals_torch():
+    theirs = torch.nn.RNN(4, 5, 2, "relu", dtype=torch.float64)
+    ours = copied(nn.RNN(4, 5, 2, "relu", dtype=f64), theirs)
+    compare_recurrent(ours, theirs, rng().standard_normal((6, 3, 4)), None)
+    assert repr(ours) == "RNN(4, 5, num_layers=2, nonlinearity='relu')"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+@pytest.mark.parametrize("name", CLASSES)
+def test_cells_equal_torch(name, batch, initial, bias):
+    theirs = getattr(torch.nn, name + "Cell")(4, 5, bias, dtype=torch.float64)
+    ours = copied(getattr(nn, name + "Cell")(4, 5, bias, dtype=f64), theirs)
+    g = rng()
+    x, h = g.standard_normal((*batch, 4)), [g.standard_normal((*batch, 5)) for _ in range(2)]
+    hx = None if not initial else tuple(h) if name == "LSTM" else h[0]
+    thx = hx if hx is None else tuple(map(torch.tensor, h)) if name == "LSTM" else torch.tensor(hx)
+    got, wanted = as_tuple(ours(x, hx)), as_tuple(theirs(torch.tensor(x), thx))
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted):
+        assert_same(a.data, b)
+    sum((a.sum() for a in got[1:]), got[0].sum()).backward()
+    sum(b.sum() for b in wanted).backward()
+    assert_same_gradients(ours, theirs)
+
+
+def test_a_net_of_cells_is_the_net():
+    net, cell = nn.LSTM(4, 5, dtype=f64), nn.LSTMCell(4, 5, dtype=f64)
+    cell.load_state_dict({name.removesuffix("_l0"): w for name, w in net.state_dict().items()})
+    x, states = rng().standard_normal((6, 3, 4)), None
+    y, (h, c) = net(x)
+    for t in range(6):
+        states = cell(x[t], states)
+        np.testing.assert_allclose(states[0].data, y.data[t], rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(h.data[0], y.data[-1])
+    np.testing.assert_allclose(c.data[0], states[1].data, rtol=1e-12, atol=1e-14)
+
+
+def test_dropout_acts_between_layers_while_training_alone():
+    net, x = nn.GRU(4, 50, 2, dropout=0.5, rng=0), rng().standard_normal((3, 2, 4)).astype(np.float32)
+    first, second = (net(x)[0].data for _ in range(2))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(nn.GRU(4, 50, 2, dropout=0.5, rng=0)(x)[0].data, first)
+    plain = nn.GRU(4, 50, 2)
+    plain.load_state_dict(net.state_dict())
+    np.testing.assert_array_equal(net.eval()(x)[0].data, plain(x)[0].data)
+    nothing = nn.GRU(4, 50, 2, dropout=1.0, rng=0)
+    top = nn.GRU(50, 50)
+    top.load_state_dict({k.replace("l1", "l0"): w for k, w in nothing.state_dict().items() if "l1" in k})
+    np.testing.assert_array_equal(nothing(x)[0].data, top(np.zeros((3, 2, 50), np.float32))[0].data)
+    with pytest.warns(UserWarning, match="between layers, and there is only one"):
+        nn.GRU(4, 5, dropout=0.5)
+
+
+def test_recurrent_weights_start_within_their_bounds():
+    for name in CLASSES:
+        net = getattr(nn, name)(30, 16, 2, bidirectional=True, rng=0)
+        for w in net.parameters():
+            assert np.abs(w.data).max() <= 0.25
+            assert np.abs(w.data).max() > 0.2
+            assert w.dtype == np.float32
+
+
+def test_recurrent_nets_name_what_is_wrong():
+    net, x = nn.LSTM(4, 5, dtype=f64), np.ones((6, 3, 4))
+    with pytest.raises(ValueError, match=r"LSTM: x must be \(steps, batch, features\).* 4 features, got"):
+        net(np.ones((6, 3, 5)))
+    with pytest.raises(ValueError, match=r"got shape \(1, 6, 3, 4\)"):
+        net(x[None])
+    with pytest.raises(TypeError, match=r"hx must be a pair \(h_0, c_0\), got ndarray"):
+        net(x, np.ones((1, 3, 5)))
+    with pytest.raises(ValueError, match=r"c_0 must have shape \(1, 3, 5\), got \(2, 3, 5\)"):
+        net(x, (np.ones((1, 3, 5)), np.ones((2, 3, 5))))
+    with pytest.raises(ValueError, match=r"h_0 must have shape \(1, 5\), got \(1, 3, 5\)"):
+        nn.GRU(4, 5, dtype=f64)(x[:, 0], np.ones((1, 3, 5)))
+    with pytest.raises(TypeError, match="hx must be one array or Tensor h_0, got tuple"):
+        nn.GRU(4, 5, dtype=f64)(x, (np.ones((1, 3, 5)),))
+    with pytest.raises(ValueError, match="nonlinearity must be one of tanh, relu"):
+        nn.RNN(4, 5, nonlinearity="sin")
+    with pytest.raises(ValueError, match="dropout must be in"):
+        nn.GRU(4, 5, 2, dropout=1.5)
+    with pytest.raises(ValueError, match=r"GRUCell: x must be \(batch, features\)"):
+        nn.GRUCell(4, 5)(x)
+    with pytest.raises(ValueError, match="num_layers must be at least 1"):
+        nn.LSTM(4, 5, 0)

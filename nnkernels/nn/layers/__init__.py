@@ -60,6 +60,14 @@ from nnkernels.nn.layers.pooling import (
     MaxUnpool2d,
     Upsample,
 )
+from nnkernels.nn.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+)
 from nnkernels.nn.layers.shape import (
     Flatten,
 )
@@ -67,6 +75,9 @@ from nnkernels.nn.layers.shape import (
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -83,11 +94,13 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GraphConv",
     "GroupNorm",
     "Hardtanh",
     "Identity",
     "InstanceNorm2d",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -102,6 +115,7 @@ __all__ = [
     "Mish",
     "PReLU",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "SAGEConv",
     "SiLU",
