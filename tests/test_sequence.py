@@ -213,3 +213,205 @@ def test_recurrent_nets_name_what_is_wrong():
         nn.GRUCell(4, 5)(x)
     with pytest.raises(ValueError, match="num_layers must be at least 1"):
         nn.LSTM(4, 5, 0)
+
+
+# --- attention ---
+
+
+def heads(g, L=6, S=5, E=4, F=3):
+    return [g.standard_normal((2, 3, *s)) for s in ((L, E), (S, E), (S, F))]
+
+
+def masks():
+    g = rng()
+    hidden = g.random((2, 1, 6, 5)) < 0.6
+    hidden[0, 0, 2] = False  # a query that sees no key
+    return {"none": None, "bool": hidden, "add": g.standard_normal((6, 5)), "row": g.random((1, 5)) < 0.7}
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "add", "row", "causal"])
+def test_scaled_dot_product_attention_equals_torch(kind):
+    arrays = heads(rng())
+    mask = masks().get(kind)
+    how = {"is_causal": kind == "causal", "scale": 0.3 if kind == "add" else None}
+    ours = [tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    y = nn.functional.scaled_dot_product_attention(*ours, mask, **how)
+    tmask = None if mask is None else torch.tensor(mask)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*theirs, tmask, **how)
+    assert_same(y.data, wanted)
+    dy = rng().standard_normal(y.shape)
+    y.backward(dy)
+    wanted.backward(torch.tensor(dy))
+    for a, b in zip(ours, theirs):
+        assert_same(a.grad.data, b.grad)
+
+
+def test_a_query_without_keys_gets_zeros():
+    y = nn.functional.scaled_dot_product_attention(*heads(rng()), masks()["bool"])
+    assert not y[0, :, 2].any()
+    assert np.isfinite(y).all()
+
+
+def test_attention_dropout_drops_and_scales_by_rng():
+    q, k, v = heads(rng(), 200, 50, 4, 1)
+    v[...] = 1  # y is then the sum of the weights that are kept
+    attend = nn.functional.scaled_dot_product_attention
+    y = attend(q, k, v, dropout_p=0.25, rng=7)
+    np.testing.assert_array_equal(y, attend(q, k, v, dropout_p=0.25, rng=7))
+    assert not np.array_equal(y, attend(q, k, v, dropout_p=0.25, rng=8))
+    assert abs(y.mean() - 1) < 0.02
+    assert y.std() > 0.05
+    assert not attend(q, k, v, dropout_p=1.0).any()
+
+
+def test_attention_names_what_is_wrong():
+    q, k, v = heads(rng())
+    attend = nn.functional.scaled_dot_product_attention
+    with pytest.raises(ValueError, match="attn_mask has no gradient"):
+        attend(q, k, v, tensor(np.zeros((6, 5)), requires_grad=True))
+    with pytest.raises(ValueError, match="dropout_p must be in"):
+        attend(q, k, v, dropout_p=2)
+    with pytest.raises(ValueError, match=r"mask must broadcast to the scores' shape \(2, 3, 6, 5\)"):
+        attend(q, k, v, np.zeros((5, 6)))
+    with pytest.raises(ValueError, match="either a mask or is_causal"):
+        attend(q, k, v, np.zeros((6, 5)), is_causal=True)
+
+
+def two_attentions(**setting):
+    theirs = torch.nn.MultiheadAttention(8, 2, **setting, dtype=torch.float64)
+    with torch.no_grad():
+        for p in theirs.parameters():  # biases start as zeros
+            p.copy_(torch.tensor(rng().standard_normal(p.shape)))
+    return copied(nn.MultiheadAttention(8, 2, **setting, dtype=f64), theirs), theirs
+
+
+def call_attention(module, arrays, wrap, how):
+    masks = {name: wrap(a, False) if isinstance(a, np.ndarray) else a for name, a in how.items()}
+    inputs = [wrap(a, True) for a in arrays]
+    return inputs, *module(*inputs, **masks)
+
+
+def compare_attention(ours, theirs, arrays, **how):
+    inputs, y, weights = call_attention(ours, arrays, lambda a, grad: tensor(a, requires_grad=grad), how)
+    tinputs, ty, tweights = call_attention(
+        theirs, arrays, lambda a, grad: torch.tensor(a, requires_grad=grad), how
+    )
+    assert_same(y.data, ty)
+    dy = rng().standard_normal(y.shape)
+    if tweights is None:
+        assert weights is None
+        y.backward(dy)
+        ty.backward(torch.tensor(dy))
+    else:
+        assert_same(weights.data, tweights)
+        dw = rng().standard_normal(weights.shape)
+        ((y * dy).sum() + (weights * dw).sum()).backward()
+        ((ty * torch.tensor(dy)).sum() + (tweights * torch.tensor(dw)).sum()).backward()
+    assert_same_gradients(ours, theirs)
+    for a, b in zip(inputs, tinputs):
+        assert_same(a.grad.data, b.grad)
+
+
+CALLS = (
+    {}, {"need_weights": False}, {"average_attn_weights": False},
+    {"key_padding_mask": "bool"}, {"key_padding_mask": "bool", "need_weights": False},
+    {"attn_mask": "bool"}, {"attn_mask": "add", "need_weights": False}, {"attn_mask": "heads"},
+    {"attn_mask": "heads", "key_padding_mask": "add", "need_weights": False},
+    {"attn_mask": "causal", "is_causal": True, "need_weights": False},
+    {"attn_mask": "causal", "is_causal": True, "key_padding_mask": "bool", "need_weights": False},
+    {"attn_mask": "causal", "is_causal": True},
+)  # fmt: skip
+
+
+def spelled_out(how, L, S, B):
+    """Return the call with its masks in the place of their names; the first key is always seen."""
+    g, how = rng(), dict(how)
+    for name, shape in (("key_padding_mask", (B, S)), ("attn_mask", (L, S))):
+        if how.get(name) == "add":
+            how[name] = g.standard_normal(shape)
+        elif how.get(name) == "causal":
+            how[name] = np.triu(np.ones(shape, bool), 1)
+        elif name in how:
+            hidden = g.random((2 * B, L, S) if how[name] == "heads" else shape) < 0.4
+            hidden[..., 0] = False
+            how[name] = hidden
+    if "key_padding_mask" in how and how["key_padding_mask"].dtype == float and "attn_mask" in how:
+        how["attn_mask"] = np.where(how["attn_mask"], -np.inf, 0.0)  # PyTorch wants both of one type
+    return how
+
+
+@pytest.mark.parametrize("how", CALLS, ids=str)
+@pytest.mark.parametrize("setting", [{}, {"batch_first": True, "bias": False}], ids=str)
+def test_multihead_attention_equals_torch(setting, how):
+    ours, theirs = two_attentions(**setting)
+    L, S, B = 4, 5, 3
+    shapes = [(n, B, 8) if not setting else (B, n, 8) for n in (L, S, S)]
+    arrays = [rng().standard_normal(shape) for shape in shapes]
+    compare_attention(ours, theirs, arrays, **spelled_out(how, L, S, B))
+
+
+@pytest.mark.parametrize("how", [{}, {"average_attn_weights": False}, {"need_weights": False}], ids=str)
+def test_attention_of_a_single_sequence_equals_torch(how):
+    for setting in ({}, {"batch_first": True}):
+        ours, theirs = two_attentions(**setting)
+        arrays = [rng().standard_normal((n, 8)) for n in (4, 5, 5)]
+        padding = np.array([False, True, False, False, True])
+        compare_attention(ours, theirs, arrays, key_padding_mask=padding, **how)
+
+
+def test_self_attention_equals_torch():
+    ours, theirs = two_attentions()
+    x = rng().standard_normal((4, 3, 8))
+    a, b = tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    ours(a, a, a)[0].sum().backward()
+    theirs(b, b, b)[0].sum().backward()
+    assert_same(a.grad.data, b.grad)
+
+
+def test_attention_weights_are_dropped_while_training_alone():
+    x = rng().standard_normal((4, 3, 8)).astype(np.float32)
+    layer = nn.MultiheadAttention(8, 2, dropout=0.5, rng=0)
+    weights = layer(x, x, x, average_attn_weights=False)[1].data
+    assert 0.3 < (weights == 0).mean() < 0.7
+    y, z = (layer(x, x, x, need_weights=False)[0].data for _ in range(2))
+    assert not np.array_equal(y, z)
+    layer.eval()
+    np.testing.assert_allclose(layer(x, x, x)[1].data.sum(axis=-1), 1, rtol=1e-6)
+    y, z = (layer(x, x, x, need_weights=need)[0].data for need in (True, False))
+    np.testing.assert_allclose(y, z, atol=1e-6)
+
+
+def test_multihead_attention_starts_as_torch_does():
+    layer = nn.MultiheadAttention(64, 4, rng=0)
+    bound = (6 / (64 + 192)) ** 0.5  # Glorot's, over the weights of all three maps
+    w = layer.in_proj_weight.data
+    assert 0.95 * bound < np.abs(w).max() <= bound
+    assert not layer.in_proj_bias.data.any()
+    assert not layer.out_proj.bias.data.any()
+    assert np.abs(layer.out_proj.weight.data).max() <= 1 / 8
+    assert repr(layer).startswith("MultiheadAttention(\n  (out_proj): Linear(64, 64, bias=True)")
+
+
+def test_multihead_attention_names_what_is_wrong():
+    layer, x = nn.MultiheadAttention(8, 2, dtype=f64), np.ones((4, 3, 8))
+    with pytest.raises(ValueError, match="num_heads must divide embed_dim 8, got 3"):
+        nn.MultiheadAttention(8, 3)
+    with pytest.raises(ValueError, match="dropout must be in"):
+        nn.MultiheadAttention(8, 2, dropout=-1)
+    with pytest.raises(ValueError, match=r"with 8 features, got key \(4, 3, 7\)"):
+        layer(x, x[..., :7], x)
+    with pytest.raises(ValueError, match="must have one shape and query's batch"):
+        layer(x, x[:, :2], x[:, :2])
+    with pytest.raises(ValueError, match=r"key_padding_mask must have shape \(3, 4\), got \(4, 3\)"):
+        layer(x, x, x, np.zeros((4, 3), bool))
+    with pytest.raises(
+        ValueError, match=r"attn_mask must have shape \(4, 4\) or \(6, 4, 4\), got \(3, 4, 4\)"
+    ):
+        layer(x, x, x, attn_mask=np.zeros((3, 4, 4), bool))
+    with pytest.raises(TypeError, match="attn_mask must hold bools or numbers to add, got int64"):
+        layer(x, x, x, attn_mask=np.zeros((4, 4), int))
+    with pytest.raises(ValueError, match="attn_mask has no gradient"):
+        layer(x, x, x, attn_mask=tensor(np.zeros((4, 4)), requires_grad=True))
+    with pytest.raises(ValueError, match="is_causal is a hint on attn_mask, which is missing"):
+        layer(x, x, x, is_causal=True)

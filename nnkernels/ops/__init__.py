@@ -23,6 +23,7 @@ from nnkernels.ops import (
     unary,
     upsample,
 )
+from nnkernels.ops.attention import attention
 from nnkernels.ops.batch_norm import batch_norm
 from nnkernels.ops.batch_norm.inference import batch_norm_inference
 from nnkernels.ops.conv1d import conv1d
@@ -41,7 +42,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         *(matmul, linear, conv2d, conv1d),
-        embedding,
+        *(attention, embedding),
         *recurrent.OPS_HERE,
         *pooling.OPS_HERE,
         *adaptive_pool.OPS_HERE,

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from hypothesis import strategies as st
 
-from oracles.common import Draw, Oracle, functional, normal, wide
+from oracles.common import SIZE, Draw, Oracle, functional, normal, wide
 
 
 def embedding_plain(index, w, *, padding_idx=None):
@@ -84,17 +84,52 @@ def rnn_torch(*arrays, nonlinearity="tanh", reverse=False):
     return with_cell("rnn", 1)(*arrays, nonlinearity=nonlinearity, reverse=reverse)
 
 
+def attention_plain(q, k, v, mask=None, keep=None, *, is_causal=False, scale=None):
+    shape = (*q.shape[:-1], k.shape[-2])
+    scale = 1 / np.sqrt(wide(q.shape[-1])) if scale is None else scale
+    s = np.einsum("...ie,...je->...ij", wide(q), wide(k)) * scale
+    if is_causal:
+        mask = np.subtract.outer(np.arange(shape[-2]), np.arange(shape[-1])) >= 0
+    seen = np.ones(shape, bool)
+    if mask is not None:
+        seen = np.broadcast_to(mask if mask.dtype == bool else seen, shape)
+        s = s + (0 if mask.dtype == bool else mask)
+    powers = np.where(seen, np.exp(s), 0)
+    total = powers.sum(axis=-1, keepdims=True)
+    p = powers / np.where(total > 0, total, 1)
+    return np.einsum("...ij,...jf->...if", p if keep is None else p * keep, wide(v))
+
+
+def attention_torch(q, k, v, mask=None, keep=None, *, is_causal=False, scale=None):
+    """With dropout as the product that PyTorch's documentation spells out, since its draws are its own."""
+    import torch
+
+    if keep is None:
+        return functional().scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
+    s = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(s.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        s = s.masked_fill(~mask, -np.inf) if mask.dtype == torch.bool else s + mask
+    # A query that sees no key: NaN, which stops all gradients, becomes 0 before the softmax as well as after.
+    blind = (s == -np.inf).all(dim=-1, keepdim=True)
+    p = s.masked_fill(blind, 0).softmax(dim=-1).masked_fill(blind, 0)
+    return (p * keep) @ v
+
+
 PLAIN: dict[str, Oracle] = {
     "embedding": embedding_plain,
     "rnn": rnn_plain,
     "lstm": lstm_plain,
     "gru": gru_plain,
+    "attention": attention_plain,
 }
 TORCH: dict[str, Oracle] = {
     "embedding": embedding_torch,
     "rnn": rnn_torch,
     "lstm": with_cell("lstm_cell", 2),
     "gru": with_cell("gru_cell", 1),
+    "attention": attention_torch,
 }
 
 
@@ -119,9 +154,26 @@ def rnn_draw(draw, rng):
     return arrays, {**how, "nonlinearity": draw(st.sampled_from(["tanh", "relu"]))}
 
 
+def attention_draw(draw, rng):
+    lead = tuple(draw(st.lists(st.integers(0, 3), max_size=2)))
+    L, S, E, F = draw(st.integers(0, 70)), draw(st.integers(0, 70)), draw(SIZE), draw(SIZE)
+    kind = draw(st.sampled_from(["none", "causal", "hide", "add"]))
+    mask, how = None, {"scale": draw(st.sampled_from([None, 0.5]))}
+    if kind == "causal":
+        how["is_causal"] = True
+    elif kind != "none":
+        full = (*lead, L, S)
+        shape = [n if draw(st.booleans()) else 1 for n in full][draw(st.integers(0, len(lead))) :]
+        mask = rng.random(shape) < 0.6 if kind == "hide" else normal(rng, *shape)
+        mask = np.asarray(mask)
+    keep = np.asarray(rng.random((*lead, L, S)) < 0.7) / 0.7 if draw(st.booleans()) else None
+    return (normal(rng, *lead, L, E), normal(rng, *lead, S, E), normal(rng, *lead, S, F), mask, keep), how
+
+
 DRAWS: dict[str, Draw] = {
     "embedding": embedding_draw,
     "rnn": rnn_draw,
     "lstm": partial(recurrent_draw, 4, 2),
     "gru": partial(recurrent_draw, 3, 1),
+    "attention": attention_draw,
 }

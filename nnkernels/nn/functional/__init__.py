@@ -71,6 +71,7 @@ from nnkernels.nn.functional.pooling import (
 )
 from nnkernels.nn.functional.sequence import (
     embedding,
+    scaled_dot_product_attention,
 )
 from nnkernels.nn.functional.shape import (
     flatten,
@@ -118,6 +119,7 @@ __all__ = [
     "prelu",
     "relu",
     "rms_norm",
+    "scaled_dot_product_attention",
     "scatter_max",
     "scatter_mean",
     "scatter_sum",

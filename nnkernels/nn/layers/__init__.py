@@ -19,6 +19,9 @@ from nnkernels.nn.layers.activation import (
     Softplus,
     Tanh,
 )
+from nnkernels.nn.layers.attention import (
+    MultiheadAttention,
+)
 from nnkernels.nn.layers.convolution import (
     Conv1d,
     Conv2d,
@@ -113,6 +116,7 @@ __all__ = [
     "Maxout",
     "MessagePassing",
     "Mish",
+    "MultiheadAttention",
     "PReLU",
     "RMSNorm",
     "RNNCell",
