@@ -1,10 +1,10 @@
 """What the bodies of attention share: heads in one row, the mask as numbers to add."""
 
 import math
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nnkernels.machine.memory import Array
 
@@ -44,12 +44,18 @@ def call_of(
     return Call(*heads, bias, of, kept, is_causal, 1 / math.sqrt(E) if scale is None else float(scale))
 
 
-def added(mask: Array | None, lead: tuple[int, ...], L: int, S: int, dtype: DTypeLike) -> tuple[Array, Array]:
+def added(mask: Array | None, lead: tuple[int, ...], L: int, S: int, dtype: Any) -> tuple[Array, Array]:
     """Return the matrices (m, 1 or L, S) to add to scores, -inf where a mask is False; whose is whose."""
     if mask is None:
-        return np.zeros((1, 1, S), dtype), np.zeros(math.prod(lead), np.int64)
+        return np.zeros((1, 1, S), dtype), owners((), lead)
     outer, rows = mask.shape[:-2], mask.shape[-2] if mask.ndim > 1 else 1
-    values = np.where(mask, 0, -np.inf) if mask.dtype.kind == "b" else mask
-    values = np.broadcast_to(values, (*outer, rows, S)).astype(dtype).reshape(math.prod(outer), rows, S)
-    of = np.broadcast_to(np.arange(len(values)).reshape(outer), lead)
-    return np.ascontiguousarray(values), np.ascontiguousarray(of.reshape(-1), np.int64)
+    values = np.where(mask, dtype.type(0), dtype.type(-np.inf)) if mask.dtype.kind == "b" else mask
+    values = np.broadcast_to(values, (*outer, rows, S)).reshape(math.prod(outer), rows, S)
+    return np.ascontiguousarray(values), owners(outer, lead)
+
+
+@lru_cache(maxsize=256)
+def owners(outer: tuple[int, ...], lead: tuple[int, ...]) -> Array:
+    """Return for each head the number of its matrix, where ``outer`` broadcasts to ``lead``."""
+    numbers = np.broadcast_to(np.arange(math.prod(outer)).reshape(outer), lead)
+    return np.ascontiguousarray(numbers.reshape(-1), np.int64)

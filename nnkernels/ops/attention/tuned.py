@@ -246,7 +246,8 @@ def attention_backward_tuned(
     given, sizes, tables = flat(call)
     (L, S, E, F, _, _), N = sizes, len(call.q)
     # dk and dv are added to, block after block; dq is written, except where there is nothing to do.
-    grads = [zeros(a.shape if need else (0,), dy.dtype) for a, need in zip(inputs[:3], needs)]
+    makers = empty if N * L * S > 0 else zeros, zeros, zeros
+    grads = [make(a.shape if need else (0,), dy.dtype) for make, a, need in zip(makers, inputs[:3], needs)]
     if N * L * S > 0:
         run: Any = backward_serial if N * L * S * (E + F) < SERIAL_BELOW else backward_parallel
         arrays = (a.reshape(-1) for a in (dy, *outputs))
