@@ -415,3 +415,21 @@ def test_multihead_attention_names_what_is_wrong():
         layer(x, x, x, attn_mask=tensor(np.zeros((4, 4)), requires_grad=True))
     with pytest.raises(ValueError, match="is_causal is a hint on attn_mask, which is missing"):
         layer(x, x, x, is_causal=True)
+
+
+def test_summary_knows_layers_with_several_outputs():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.out = nn.LSTM(4, 5, bidirectional=True), nn.Linear(10, 3)
+
+        def forward(self, x):
+            return self.out(self.net(x)[0])
+
+    first, second = nn.summary(Tagger(), (6, 2, 4)).rows
+    assert (first.kind, first.output_shape) == ("LSTM", (6, 2, 10))
+    assert first.parameters == 2 * 20 * (4 + 5 + 2)
+    assert first.flops >= 2 * 6 * 2 * 20 * 2 * (4 + 5)
+    assert (second.kind, second.output_shape) == ("Linear", (6, 2, 3))
+    last = nn.summary(nn.GRU(4, 5), (6, 2, 4)).total
+    assert last.output_shape == (6, 2, 5)

@@ -58,9 +58,20 @@ def cost(nodes: list[Node]) -> tuple[int, int]:
     return flops, moved
 
 
-def nodes_of(y: Tensor) -> dict[int, Node]:
-    """Return the recorded calls that lead to y, by identity."""
-    return {id(t.node): t.node for t in topological_order(y) if t.node is not None}
+def nodes_of(y: Any) -> dict[int, Node]:
+    """Return the recorded calls that lead to y, a Tensor or tuples of them, by identity."""
+    if isinstance(y, tuple):
+        return {key: node for part in y for key, node in nodes_of(part).items()}
+    tensors = topological_order(y) if isinstance(y, Tensor) else []
+    return {id(t.node): t.node for t in tensors if t.node is not None}
+
+
+def shape_of(y: Any) -> tuple[int, ...]:
+    """Return the shape of a module's output, of the first one where there are several."""
+    while isinstance(y, tuple):
+        y = y[0]
+    shape: tuple[int, ...] = y.shape
+    return shape
 
 
 def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
@@ -72,15 +83,12 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
     rows: list[Row] = []
     counted: dict[int, Node] = {}
 
-    def record(name: str, module: Module, inputs: tuple[Any, ...], y: Tensor) -> None:
-        before: dict[int, Node] = {}
-        for x in inputs:
-            if isinstance(x, Tensor):
-                before |= nodes_of(x)
+    def record(name: str, module: Module, inputs: tuple[Any, ...], y: Any) -> None:
+        before = nodes_of(inputs)
         own = [node for key, node in nodes_of(y).items() if key not in before]
         counted.update((id(node), node) for node in own)
         parameters = sum(p.size for p in module.parameters())
-        rows.append(Row(name, type(module).__name__, y.shape, parameters, *cost(own)))
+        rows.append(Row(name, type(module).__name__, shape_of(y), parameters, *cost(own)))
 
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     leaves = [(name, m) for name, m in model.named_modules() if not list(m.children())]
@@ -102,5 +110,5 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
     if others:
         rows.append(Row("(functions)", ", ".join(sorted({n.op.name for n in others})), (), 0, *cost(others)))
     parameters = sum(math.prod(p.shape) for p in model.parameters())
-    total = Row("total", type(model).__name__, y.shape, parameters, *cost([*counted.values(), *others]))
+    total = Row("total", type(model).__name__, shape_of(y), parameters, *cost([*counted.values(), *others]))
     return Summary(tuple(rows), total)
