@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.nn.init import Rng
 from nnkernels.ops import OPS
 from nnkernels.ops.dropout import check_probability
-
-Rng = np.random.Generator | int | None
 
 
 def draw_mask(shape: tuple[int, ...], p: float, rng: Rng) -> Array:

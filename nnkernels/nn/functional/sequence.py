@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.memory import Array
+from nnkernels.nn.functional.dropout import draw_mask
 from nnkernels.nn.init import Rng
 from nnkernels.ops import OPS
 from nnkernels.ops.validate import number
@@ -16,17 +16,6 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
     The row ``padding_idx`` gets no gradient.
     """
     return OPS["embedding"](indices, weight, padding_idx=padding_idx)
-
-
-def dropped(x: Any, p: float, rng: Rng = None) -> Any:
-    """Return x with a part p of its elements, drawn by rng, set to 0, and the others divided by 1 - p."""
-    return x if p == 0 else x * kept_by_chance(x.shape, p, rng, x.dtype)
-
-
-def kept_by_chance(shape: tuple[int, ...], p: float, rng: Rng, dtype: Any) -> Array:
-    """Return 0 with probability p and 1 / (1 - p) otherwise, for each element."""
-    kept = np.random.default_rng(rng).random(shape) >= p
-    return np.asarray(kept / (1 - p) if p < 1 else np.zeros(shape), dtype)
 
 
 def scaled_dot_product_attention(
@@ -45,5 +34,6 @@ def scaled_dot_product_attention(
     number("scaled_dot_product_attention", "dropout_p", dropout_p, 0, np.nextafter(1, 2))
     keep = None
     if dropout_p > 0:
-        keep = kept_by_chance((*query.shape[:-1], key.shape[-2]), dropout_p, rng, query.dtype)
+        mask = draw_mask((*query.shape[:-1], key.shape[-2]), dropout_p, rng)
+        keep = np.asarray(mask / (1 - dropout_p) if dropout_p < 1 else mask, query.dtype)
     return OPS["attention"](query, key, value, attn_mask, keep, is_causal=is_causal, scale=scale)

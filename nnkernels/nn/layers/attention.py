@@ -8,7 +8,6 @@ from numpy.typing import DTypeLike
 
 from nnkernels.nn import functional as F
 from nnkernels.nn import init
-from nnkernels.nn.functional.sequence import dropped
 from nnkernels.nn.layers.common import positive
 from nnkernels.nn.layers.linear import Linear
 from nnkernels.nn.module import Module, Parameter
@@ -138,7 +137,7 @@ class MultiheadAttention(Module):
         """Return the heads' outputs and their weights (B, heads, L, S), step by step."""
         scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
         scores = (q * scale) @ OPS["transpose"](k, dim0=2, dim1=3)
-        weights = dropped(F.softmax(scores if mask is None else scores + mask), p, self.rng)
+        weights = F.dropout(F.softmax(scores if mask is None else scores + mask), p, rng=self.rng)
         return weights @ v, weights
 
     def extra_repr(self) -> str:

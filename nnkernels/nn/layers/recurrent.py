@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkernels.nn import functional as F
 from nnkernels.nn import init
-from nnkernels.nn.functional.sequence import dropped
 from nnkernels.nn.layers.common import positive
 from nnkernels.nn.module import Module, Parameter
 from nnkernels.ops import OPS
@@ -123,7 +123,7 @@ class RNNBase(Module):
         last: list[list[Any]] = [[] for _ in states]
         for k in range(self.num_layers):
             if k > 0 and self.training:
-                x = dropped(x, self.dropout, self.rng)
+                x = F.dropout(x, self.dropout, rng=self.rng)
             sides = []
             for d in range(directions):
                 first = [OPS["slice"](s, index=k * directions + d) for s in states]
