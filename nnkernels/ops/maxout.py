@@ -245,7 +245,7 @@ def bad_inputs() -> Iterator[BadInput]:
 
 
 def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
-    yield sample(rng, (128, 1200), 5, dtype)  # the paper's network for MNIST has 5 pieces a unit
+    yield sample(rng, (256, 1200), 5, dtype)  # the paper's network for MNIST has 5 pieces a unit
     yield sample(rng, (64, 32, 28, 28), 2, dtype)
     yield sample(rng, (1024, 2048), 2, dtype)
 

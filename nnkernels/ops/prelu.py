@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.jit import inline, jit, typed
-from nnkernels.machine.memory import Array
-from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP
-from nnkernels.ops.binary_tuned import make_tuned
+from nnkernels.machine.jit import inline, jit, jit_parallel, jit_tuned, prange, signed, typed
+from nnkernels.machine.memory import Array, empty, zeros
+from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, rank
 
 Pair = tuple[Array, Array]
+RUN = 4096  # terms of one sum before it is added to its channel's: short sums stay accurate
 
 # --- loops ---
 
@@ -93,38 +93,96 @@ def backward_vectorized(
     return dx, parts.sum(axis=(0, 2))
 
 
-# --- tuned: a function of two arrays that broadcast ---
+# --- tuned: one pass over x, in runs of one channel or, where inner is 1, of one row. Bound: memory ---
 
 
 @inline
-def prelu_f(x: Any, w: Any) -> Any:
-    return x if x > 0 else w * x
+def run_at(i: int, last: int, C: int, inner: int) -> tuple[int, int]:
+    """Return the channel of element i, and how many of its neighbours before ``last`` one loop takes."""
+    if inner == 1:
+        return i % C, min(C - i % C, last - i, RUN)
+    return i // inner % C, min(inner - i % inner, last - i, RUN)
 
 
-@inline
-def prelu_dx(x: Any, w: Any, y: Any) -> Any:
-    return typed(1, x) if x > 0 else w
+@jit_tuned
+def forward_part(x: Array, w: Array, inner: int, i: int, last: int, y: Array) -> None:
+    """Do elements i to last - 1."""
+    while i < last:
+        c, n = run_at(i, last, w.size, inner)
+        given, out, slope, slopes = x[i : i + n], y[i : i + n], w[c], w[c : c + n]
+        if inner == 1:
+            for e in range(n):
+                out[e] = given[e] if given[e] > 0 else slopes[e] * given[e]
+        else:
+            for e in range(n):
+                out[e] = given[e] if given[e] > 0 else slope * given[e]
+        i += n
 
 
-@inline
-def prelu_dw(x: Any, w: Any, y: Any) -> Any:
-    return typed(0, x) if x > 0 else x
+@jit_tuned
+def backward_part(dy: Array, x: Array, w: Array, inner: int, i: int, last: int, dx: Array, dw: Array) -> None:
+    """Write dx and add to dw what comes from elements i to last - 1; an empty dx or dw is left out."""
+    zero = typed(0, w[0])
+    while i < last:
+        c, n = run_at(i, last, w.size, inner)
+        slope, slopes, sums = w[c], w[c : c + n], dw[c : c + n]
+        g, given, out = dy[i : i + n], x[i : i + n], dx[i : i + n]
+        if inner == 1:
+            for e in range(out.size):
+                out[e] = g[e] if given[e] > 0 else slopes[e] * g[e]
+            for e in range(sums.size):
+                sums[e] += zero if given[e] > 0 else g[e] * given[e]
+        else:
+            for e in range(out.size):
+                out[e] = g[e] if given[e] > 0 else slope * g[e]
+            if sums.size > 0:
+                s = zero
+                for e in range(n):
+                    s += zero if given[e] > 0 else g[e] * given[e]
+                sums[0] += s
+        i += n
 
 
-binary = make_tuned(prelu_f, prelu_dx, prelu_dw, SERIAL_BELOW_IF_CHEAP, (False, False))
+@jit_parallel
+def forward_parallel(x: Array, w: Array, inner: int, share: int, y: Array) -> None:
+    for c in prange((x.size + share - 1) // share):
+        forward_part(x, w, inner, signed(c) * share, min((signed(c) + 1) * share, x.size), y)
 
 
-def forward_tuned(x: Array, weight: Array) -> tuple[Array, ...]:
-    return binary.forward(x, in_place(weight, x.ndim))
+@jit_parallel
+def backward_parallel(
+    dy: Array, x: Array, w: Array, inner: int, share: int, dx: Array, partial: Array
+) -> None:
+    for c in prange((x.size + share - 1) // share):
+        last = min((signed(c) + 1) * share, x.size)
+        backward_part(dy, x, w, inner, signed(c) * share, last, dx, partial[c])
+
+
+def forward_tuned(x: Array, weight: Array) -> tuple[Array]:
+    y = empty(x.shape, x.dtype)
+    given = x.ravel(), weight, planes(x, weight)[2]
+    if x.size < SERIAL_BELOW_IF_CHEAP:
+        forward_part(*given, 0, x.size, y.ravel())
+    else:
+        forward_parallel(*given, share_of(x.size), y.ravel())
+    return (y,)
 
 
 def backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: Pair, needs: tuple[bool, bool]
 ) -> tuple[Array | None, Array | None]:
     x, weight = inputs
-    assert binary.backward is not None
-    dx, dw = binary.backward(dy, outputs, (x, in_place(weight, x.ndim)), needs)
-    return dx, None if dw is None else dw.reshape(weight.shape)
+    dx = empty(x.shape if needs[0] else (0,), x.dtype)
+    dw = zeros(weight.shape if needs[1] else (0,), x.dtype)
+    given = dy.ravel(), x.ravel(), weight, planes(x, weight)[2]
+    if x.size < SERIAL_BELOW_IF_CHEAP:
+        backward_part(*given, 0, x.size, dx.ravel(), dw)
+    else:
+        share = share_of(x.size)
+        partial = zeros((-(-x.size // share), dw.size), x.dtype)
+        backward_parallel(*given, share, dx.ravel(), partial)
+        dw = partial.sum(axis=0)  # one task after the other
+    return dx if needs[0] else None, dw if needs[1] else None
 
 
 # --- records ---
@@ -199,14 +257,15 @@ prelu = Op(
         Mutant("cotangent passes unscaled", "loops", "prelu.py", "= w[c] * dy[n, c, i]", "= dy[n, c, i]"),
         Mutant("one channel for all", "loops", "prelu.py", "(1, 1, x.size) if weight.size == 1 else",
                "(1, 1, x.size) if True else"),
-        Mutant("weight on the positive side", "tuned", "prelu.py", "return x if x > 0 else w * x",
-               "return x if x < 0 else w * x"),
-        Mutant("sum over positive x, too", "tuned", "prelu.py", "return typed(0, x) if x > 0 else x",
-               "return x"),
-        Mutant("slope 0 as in relu", "tuned", "prelu.py", "return typed(1, x) if x > 0 else w",
-               "return typed(1, x) if x > 0 else 0 * w"),
-        Mutant("channels along the last axis", "tuned", "prelu.py",
-               "weight.reshape((weight.size, *(1,) * (ndim - 2))",
-               "weight.reshape((*(1,) * (ndim - 2), weight.size)"),
+        Mutant("slope of the row's first channel", "tuned", "prelu.py",
+               "out[e] = given[e] if given[e] > 0 else slopes[e] * given[e]",
+               "out[e] = given[e] if given[e] > 0 else slopes[0] * given[e]"),
+        Mutant("channels of planes mixed up", "tuned", "prelu.py", "return i // inner % C, min",
+               "return i % C, min"),
+        Mutant("sum over positive x, too", "tuned", "prelu.py", "s += zero if given[e] > 0 else", "s +="),
+        Mutant("sum of the last run alone", "tuned", "prelu.py", "sums[0] += s", "sums[0] = s"),
+        Mutant("slope 0 as in relu", "tuned", "prelu.py", "else slope * g[e]", "else zero"),
+        Mutant("sum of the first task", "tuned", "prelu.py",
+               "dw = partial.sum(axis=0)  #", "dw = partial[0]  #"),
     ),
 )  # fmt: skip
