@@ -94,7 +94,6 @@ DIRECT = [
     ((3, 6, 70, 101), (10, 6, 3, 4), {"stride": (2, 3), "padding": (1, 2)}),
     ((2, 6, 60, 71), (9, 6, 3, 3), {"dilation": (3, 2), "padding": (0, 3)}),
     ((4, 4, 120, 121), (14, 4, 2, 2), {"stride": 3}),  # pixels that no window reads
-    ((9, 24, 40, 44), (24, 1, 5, 5), {"groups": 24, "padding": 2}),
     ((1, 3, 64, 64), (16, 3, 7, 7), {"padding": 3, "activation": "relu"}),
     ((2, 6, 33, 40), (16, 6, 5, 5), {}),  # x is read where it lies
     ((2, 6, 33, 40), (16, 6, 5, 5), {"padding": 4}),  # dy is
@@ -158,6 +157,28 @@ def test_rounding_errors_stay_in_the_documented_bounds(m):
         wanted = OP.vectorized.forward(*arrays, **s.attributes)[0]
         worst = max(worst, relative_error(OP.tuned.forward(*s.arrays, **s.attributes)[0], wanted))
     assert ERROR[m] / 50 < worst < ERROR[m]
+
+
+# ---------------------------------------------------------------- a group per channel
+
+DEPTHWISE = [  # several chunks of rows, several slots
+    ((9, 24, 40, 44), (24, 1, 5, 5), {"groups": 24, "padding": 2}),
+    ((3, 16, 57, 31), (16, 1, 3, 3), {"groups": 16}),  # x is read where it lies
+    ((2, 6, 90, 50), (24, 1, 3, 4), {"groups": 6, "padding": (0, 3), "activation": "relu"}),
+    ((3, 9, 75, 61), (18, 1, 3, 3), {"groups": 9, "padding": 1, "stride": 2}),
+    ((3, 9, 75, 64), (9, 1, 4, 2), {"groups": 9, "padding": 2, "stride": (2, 3), "dilation": (3, 2)}),
+    ((5, 40, 7, 7), (40, 1, 3, 3), {"groups": 40, "padding": 1}),
+    ((4, 30, 1, 900), (30, 1, 1, 9), {"groups": 30, "padding": (0, 4)}),
+    ((2, 8, 60, 61), (8, 1, 2, 2), {"groups": 8, "stride": 3}),  # pixels that no window reads
+]
+
+
+@pytest.mark.parametrize(("x", "w", "attributes"), DEPTHWISE)
+def test_a_group_per_channel(x, w, attributes):
+    s = draw(x, w, **attributes)
+    chosen = methods.methods(x, w, *geometry(**attributes))
+    assert (chosen.forward, chosen.dx, chosen.dw) == ("depthwise",) * 3
+    check(s)
 
 
 # ---------------------------------------------------------------- y as pixels x filters
@@ -237,6 +258,9 @@ def test_a_single_image(m):
         ((16, 64, 32, 32), (64, 64, 1, 1), {"stride": 2}, "direct"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"dilation": (1, 2)}, "direct"),
         ((16, 64, 32, 32), (64, 32, 3, 3), {"groups": 2}, "direct"),
+        ((16, 64, 32, 32), (256, 1, 3, 3), {"groups": 64}, "depthwise"),
+        ((16, 64, 32, 32), (320, 1, 3, 3), {"groups": 64}, "direct"),
+        ((16, 1, 32, 32), (4, 1, 3, 3), {}, "direct"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"padding": 3}, "direct"),
         ((16, 64, 32, 32), (64, 64, 5, 5), {"padding": 2}, "direct"),
         ((16, 64, 32, 32), (64, 64, 1, 1), {}, "direct"),

@@ -28,6 +28,9 @@ from nnkernels.ops.batch_norm import batch_norm
 from nnkernels.ops.batch_norm.inference import batch_norm_inference
 from nnkernels.ops.conv1d import conv1d
 from nnkernels.ops.conv2d import conv2d
+from nnkernels.ops.conv3d import conv3d
+from nnkernels.ops.conv_transpose1d import conv_transpose1d
+from nnkernels.ops.conv_transpose2d import conv_transpose2d
 from nnkernels.ops.embedding import embedding
 from nnkernels.ops.linear import linear
 from nnkernels.ops.matmul import matmul
@@ -44,6 +47,7 @@ OPS: dict[str, Op] = {
         *(matmul, linear, conv2d, conv1d),
         *(attention, embedding),
         *recurrent.OPS_HERE,
+        *(conv3d, conv_transpose1d, conv_transpose2d),
         *pooling.OPS_HERE,
         *adaptive_pool.OPS_HERE,
         *pool1d.OPS_HERE,

@@ -107,6 +107,10 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 2, 9, 9), (2, 2, 3, 3), stride=(2, 3), dilation=(3, 2), padding=2)
     yield sample(rng, dtype, (2, 4, 5, 6), (6, 2, 3, 3), groups=2, padding=1, stride=2)
     yield sample(rng, dtype, (2, 3, 5, 5), (6, 1, 3, 3), groups=3)
+    yield sample(
+        rng, dtype, (2, 2, 4, 5), (2, 1, 3, 2), groups=2, padding=(1, 2), stride=(3, 2), dilation=(1, 2)
+    )
+    yield sample(rng, dtype, (1, 3, 5, 4), (3, 1, 2, 3), groups=3, bias=False, activation="relu")
     yield sample(rng, dtype, (1, 17, 3, 4), (3, 17, 2, 3), padding=1)
     yield sample(rng, dtype, (1, 34, 3, 3), (2, 17, 2, 3), groups=2, stride=2, dilation=2, padding=1)
 
@@ -140,6 +144,7 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (64, 1, 28, 28), (6, 1, 5, 5), padding=2)
     yield sample(rng, dtype, (16, 32, 32, 32), (64, 32, 3, 3), padding=1)
     yield sample(rng, dtype, (16, 64, 16, 16), (128, 64, 3, 3), stride=2, padding=1)
+    yield sample(rng, dtype, (8, 64, 56, 56), (64, 1, 3, 3), groups=64, padding=1)
 
 
 def flops(
@@ -217,6 +222,14 @@ conv2d = Op(
                "places = ((r // together * (S // run_s)", "places = ((r // together"),
         mutant("db counts twice", "tuned", "weights", "    return total", "    return total + total"),
         mutant("slope of relu forgotten", "tuned", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
+        mutant("depthwise: second filter takes the first's taps", "tuned", "depthwise",
+               "w, U(filter_at + k * T)", "w, U(filter_at)"),
+        mutant("depthwise: bias of channel 0", "tuned", "depthwise", "U(bias + k)", "U(k)"),
+        mutant("depthwise: a tap twice", "tuned", "depthwise", "j + at[min(t + 1, last)]", "j + at[t]"),
+        mutant("depthwise: columns kept apart mixed up", "tuned", "depthwise",
+               "place = e % g.sw * apart + e // g.sw", "place = e // g.sw"),
+        mutant("depthwise: dw of one image", "tuned", "depthwise",
+               "range(channel, g.N, channels)", "range(channel, channels, channels)"),
         mutant("Winograd: wrong point", "tuned", "winograd", "store(d2 - d1,", "store(d1 - d2,"),
         mutant("Winograd: filter not turned around", "tuned", "winograd", "8 - t if g.flip else t", "t"),
         mutant("Winograd: patches overlap", "tuned", "winograd",

@@ -9,7 +9,7 @@ time. Every result is computed by one task alone, so nothing depends on the numb
 Bound: 2 N K C R S P Q FLOPs each; of the pixels computed, Q / pitch are useful.
 """
 
-import numpy as np
+from numpy.typing import DTypeLike
 
 from nnkernels.machine.jit import flag, jit_parallel, jit_tuned, prange, scalars, signed
 from nnkernels.machine.memory import Array, empty, zeros
@@ -134,16 +134,23 @@ def forward(
     return y
 
 
+def result_of(plan: Plan, stride: Pair, shape: tuple[int, ...], b: Array | None, dtype: DTypeLike) -> Array:
+    """Return where a gradient goes: with a stride, b (C), or 0, where no window may read."""
+    if stride == (1, 1) and len(plan.parts):
+        return empty(shape, dtype)
+    dx = zeros(shape, dtype)
+    if b is not None:
+        dx += b[:, None, None]
+    return dx
+
+
 def input_gradient(
-    dy: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
-    """Return dx (N, C, H, W)."""
-    if not dy.size:
-        return np.zeros_like(x)
-    plan = gradient_plan(x.shape, w.shape, stride, padding, dilation, groups)
-    if not len(plan.parts):  # every window lies in the padding
-        return np.zeros_like(x)
-    # With a stride, pixels may be left that no window reads: they keep 0.
-    dx = (empty if stride == (1, 1) else zeros)(x.shape, x.dtype)
-    correlate(plan, dy, w, None, dx)
+    dy: Array, shape: tuple[int, ...], w: Array, b: Array | None, stride: Pair, padding: Pair, dilation: Pair,
+    groups: int,
+) -> Array:  # fmt: skip
+    """Return dx of the given shape (N, C, H, W), plus b (C) if there is one."""
+    plan = gradient_plan(shape, w.shape, stride, padding, dilation, groups)
+    dx = result_of(plan, stride, shape, b, dy.dtype)
+    if len(plan.parts):  # none: every window lies in the padding
+        correlate(plan, dy, w, b, dx)
     return dx

@@ -10,13 +10,18 @@ from typing import Literal, NamedTuple
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
 from nnkernels.ops.conv2d.weights import FEW
 
-Way = Literal["direct", "pixels", "winograd2", "winograd4"]
+Way = Literal["direct", "depthwise", "pixels", "winograd2", "winograd4"]
 
 CHANNELS = 24  # on both sides, from which the transforms of Winograd pay
 FILTERS = 32  # from which sums with the filters side by side fill the vectors
 PATCHES = 64  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
 
-NAMES = {"direct": "direct", "pixels": "pixels x filters", "winograd2": "Winograd", "winograd4": "Winograd"}
+ROWS = 4  # filters per channel up to which a tile of MR rows is mostly empty
+
+NAMES = {
+    "direct": "direct", "depthwise": "depthwise", "pixels": "pixels x filters",
+    "winograd2": "Winograd", "winograd4": "Winograd",
+}  # fmt: skip
 
 _winograd: ContextVar[bool] = ContextVar("winograd", default=True)
 
@@ -33,18 +38,19 @@ def set_winograd(enabled: bool) -> None:
 
 
 class Methods(NamedTuple):
-    """The choices for y and dx, with their reasons; and the reason for how dw is computed."""
+    """The choices for y, dx and dw, with their reasons."""
 
     forward: Way
     why_forward: str
     dx: Way
     why_dx: str
+    dw: Literal["pixels x taps", "depthwise"]
     why_dw: str
 
 
 def alike(way: Way, why: str, why_dw: str) -> Methods:
     """Return one choice for y and dx."""
-    return Methods(way, why, way, why, why_dw)
+    return Methods(way, why, way, why, "pixels x taps", why_dw)
 
 
 def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int) -> str:
@@ -86,20 +92,20 @@ def chosen(
 ) -> Methods:  # fmt: skip
     """Return what ``methods`` does, the switch being part of ``winograd``."""
     (N, C, H, W), (K, per_group, R, S) = x, w
+    if groups > 1 and per_group == 1 and K // groups <= ROWS:
+        why = "with a channel to each group there is no sum over channels, and a matrix product's tile"
+        why += f" would have {K // groups} of its rows in use"
+        return Methods("depthwise", why, "depthwise", why, "depthwise", why)
     if R == 1:
-        why_dw = "pixels x taps: a filter is one row, and its taps are one run of pixels"
+        why_dw = "a filter is one row, and its taps are one run of pixels"
     elif per_group * S < FEW:
-        why_dw = (
-            f"pixels x taps: {per_group} channels are few, so the {R} rows under a filter lie side by side"
-        )
+        why_dw = f"{per_group} channels are few, so the {R} rows under a filter lie side by side"
     else:
-        why_dw = (
-            f"pixels x taps: {per_group} channels fill the vectors, one row of the filter after the other"
-        )
+        why_dw = f"{per_group} channels fill the vectors, one row of the filter after the other"
     if why := no_winograd(w, stride, padding, dilation, groups):
         if by_pixels(w, stride, dilation, groups):
             why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
-            return Methods("pixels", why_forward, "direct", why, why_dw)
+            return Methods("pixels", why_forward, "direct", why, "pixels x taps", why_dw)
         return alike("direct", why, why_dw)
     if winograd is False:
         return alike("direct", "Winograd is switched off", why_dw)
@@ -125,5 +131,5 @@ def describe(
     return {
         "forward": f"{NAMES[m.forward]}: {m.why_forward}",
         "dx": f"{NAMES[m.dx]}: {m.why_dx}",
-        "dw": m.why_dw,
+        "dw": f"{m.dw}: {m.why_dw}",
     }

@@ -388,8 +388,10 @@ def forward(
     return convolve(x, w, no_bias(K, x.dtype.char) if b is None else b, g)
 
 
-def input_gradient(dy: Array, w: Array, padding: tuple[int, int], m: int) -> Array:
-    """Return dx (N, C, H, W): the correlation of dy with the filters turned around, channels for filters."""
+def input_gradient(dy: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int) -> Array:
+    """Return dx (N, C, H, W), plus b (C) if there is one: the correlation of dy with the filters turned
+    around, channels for filters.
+    """
     _, C, _, _ = w.shape
     g = sizes(dy.shape, C, (2 - padding[0], 2 - padding[1]), m, lanes(dy.dtype), 9, 9 * C, True, False)
-    return convolve(dy, w, no_bias(C, dy.dtype.char), g)
+    return convolve(dy, w, no_bias(C, dy.dtype.char) if b is None else b, g)
