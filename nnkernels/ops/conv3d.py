@@ -19,6 +19,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty
+from nnkernels.ops.activation import check_activation, through_relu
 from nnkernels.ops.conv2d import check_groups
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import out_length
@@ -53,10 +54,11 @@ def out_sizes(
 
 @jit
 def conv3d_forward_kernel(
-    x: Array, w: Array, b: Array, stride: Triple, padding: Triple, dilation: Triple, groups: int, y: Array
-) -> None:
+    x: Array, w: Array, b: Array, stride: Triple, padding: Triple, dilation: Triple, groups: int,
+    relu: bool, y: Array,
+) -> None:  # fmt: skip
     """y[n, k, m, p, q] = b[k] + sum over c, t, r, s of x[n, c, i, h, v] w[k, c, t, r, s] with the places
-    i = sd m + dd t - pd, h = sh p + dh r - ph and v = sw q + dw s - pw.
+    i = sd m + dd t - pd, h = sh p + dh r - ph and v = sw q + dw s - pw, or max(., 0) of it.
     """
     N, _, D, H, W = x.shape
     K, C, T, R, S = w.shape
@@ -73,19 +75,21 @@ def conv3d_forward_kernel(
                         v = stride[2] * q + dilation[2] * s - padding[2]
                         if 0 <= i < D and 0 <= h < H and 0 <= v < W:  # outside lie zeros
                             total += x[n, first + c, i, h, v] * w[k, c, t, r, s]
-        y[n, k, m, p, q] = total
+        y[n, k, m, p, q] = max(total, 0) if relu else total
 
 
 @jit
 def conv3d_backward_kernel(
-    dy: Array, x: Array, w: Array, stride: Triple, padding: Triple, dilation: Triple, groups: int,
-    dx: Array, dw: Array, db: Array,
+    dy: Array, y: Array, x: Array, w: Array, stride: Triple, padding: Triple, dilation: Triple, groups: int,
+    relu: bool, dx: Array, dw: Array, db: Array,
 ) -> None:  # fmt: skip
     """Every product x w of the forward pass hands dy w to its dx and dy x to its dw."""
     N, _, D, H, W = x.shape
     K, C, T, R, S = w.shape
     _, _, M, P, Q = dy.shape
     for n, k, m, p, q in np.ndindex(N, K, M, P, Q):
+        if relu and y[n, k, m, p, q] <= 0:
+            continue  # max(total, 0) is flat there
         first = k // (K // groups) * C
         db[k] += dy[n, k, m, p, q]
         for c in range(C):
@@ -102,22 +106,23 @@ def conv3d_backward_kernel(
 
 def conv3d_forward_loops(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, activation: str | None = None,
 ) -> tuple[Array]:  # fmt: skip
     how = triple(stride), triple(padding), triple(dilation)
     y = np.empty((len(x), len(w), *out_sizes(x.shape, w.shape, *how)), x.dtype)
     bias = np.zeros(len(w), x.dtype) if b is None else b
-    conv3d_forward_kernel(x, w, bias, *how, groups, y)
+    conv3d_forward_kernel(x, w, bias, *how, groups, activation == "relu", y)
     return (y,)
 
 
 def conv3d_backward_loops(
     dy: Array, outputs: tuple[Array], inputs: Inputs, needs: Needs, *, stride: Size = 1, padding: Size = 0,
-    dilation: Size = 1, groups: int = 1,
+    dilation: Size = 1, groups: int = 1, activation: str | None = None,
 ) -> Grads:  # fmt: skip
     x, w, _ = inputs
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(len(w), x.dtype)
-    conv3d_backward_kernel(dy, x, w, triple(stride), triple(padding), triple(dilation), groups, dx, dw, db)
+    how = triple(stride), triple(padding), triple(dilation)
+    conv3d_backward_kernel(dy, outputs[0], x, w, *how, groups, activation == "relu", dx, dw, db)
     return (dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None)
 
 
@@ -138,7 +143,7 @@ def windows(padded: Array, w: Array, stride: Triple, dilation: Triple) -> Array:
 
 def conv3d_forward_vectorized(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, activation: str | None = None,
 ) -> tuple[Array]:  # fmt: skip
     x_windows = windows(padded_input(x, triple(padding)), w, triple(stride), triple(dilation))
     parts = [
@@ -146,14 +151,17 @@ def conv3d_forward_vectorized(
         for part, filters in zip(np.split(x_windows, groups, axis=1), np.split(w, groups))
     ]
     y = np.ascontiguousarray(np.concatenate(parts, axis=-1).transpose(0, 4, 1, 2, 3))
-    return (y if b is None else y + b[:, None, None, None],)
+    y = y if b is None else y + b[:, None, None, None]
+    return (np.maximum(y, 0) if activation == "relu" else y,)
 
 
 def conv3d_backward_vectorized(
     dy: Array, outputs: tuple[Array], inputs: Inputs, needs: Needs, *, stride: Size = 1, padding: Size = 0,
-    dilation: Size = 1, groups: int = 1,
+    dilation: Size = 1, groups: int = 1, activation: str | None = None,
 ) -> Grads:  # fmt: skip
     x, w, _ = inputs
+    if activation == "relu":
+        dy = dy * (outputs[0] > 0)
     steps, borders, gaps = triple(stride), triple(padding), triple(dilation)
     padded, dys = padded_input(x, borders), np.split(dy, groups, axis=1)
     dx = dw = db = None
@@ -228,21 +236,23 @@ def flat(stride: Size, padding: Size, dilation: Size, groups: int) -> tuple[Trip
 
 def conv3d_forward_tuned(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, activation: str | None = None,
 ) -> tuple[Array]:  # fmt: skip
     depth, how = flat(stride, padding, dilation, groups)
     K, C, T, R, S = w.shape
     M = out_length(x.shape[2], T, *depth)
-    images = correlate(folded(x, T, M, *depth), w.reshape(K, C * T, R, S), b, how, relu=False)
+    images = correlate(folded(x, T, M, *depth), w.reshape(K, C * T, R, S), b, how, activation == "relu")
     _, _, P, Q = images.shape
     return (np.ascontiguousarray(images.reshape(len(x), M, K, P, Q).swapaxes(1, 2)),)
 
 
 def conv3d_backward_tuned(
     dy: Array, outputs: tuple[Array], inputs: Inputs, needs: Needs, *, stride: Size = 1, padding: Size = 0,
-    dilation: Size = 1, groups: int = 1,
+    dilation: Size = 1, groups: int = 1, activation: str | None = None,
 ) -> Grads:  # fmt: skip
     x, w, _ = inputs
+    if activation == "relu":
+        dy = through_relu(dy, outputs[0])
     depth, how = flat(stride, padding, dilation, groups)
     (N, channels, _, H, W), (K, C, T, R, S), M = x.shape, w.shape, dy.shape[2]
     dimages = np.ascontiguousarray(dy.swapaxes(1, 2)).reshape(N * M, K, *dy.shape[3:])
@@ -270,7 +280,7 @@ def check_triple(op: str, name: str, value: Any, least: int) -> Triple:
 
 def check(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, activation: str | None = None,
 ) -> None:  # fmt: skip
     floats("conv3d", x=x, w=w, **given(b=b))
     rank("conv3d", "x", x, 5, "(N, C, D, H, W)")
@@ -278,6 +288,7 @@ def check(
     if w.size == 0:
         raise ValueError(f"conv3d: w must not be empty, got shape {w.shape}")
     check_groups("conv3d", groups, x, w)
+    check_activation("conv3d", activation)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv3d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     how = (
@@ -302,6 +313,7 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     yield sample(rng, dtype, (1, 1, 1, 1, 1), (1, 1, 1, 1, 1))
     yield sample(rng, dtype, (2, 2, 3, 2, 3), (2, 2, 2, 1, 2))
     yield sample(rng, dtype, (1, 2, 2, 3, 3), (2, 2, 3, 3, 2), bias=False, padding=1)
+    yield sample(rng, dtype, (1, 2, 3, 2, 2), (3, 2, 2, 2, 2), padding=(1, 0, 1), activation="relu")
     yield sample(rng, dtype, (1, 1, 5, 4, 3), (2, 1, 2, 2, 2), stride=(2, 3, 1), padding=(1, 0, 1))
     yield sample(rng, dtype, (1, 1, 5, 3, 4), (1, 1, 3, 2, 2), dilation=(2, 1, 3), padding=(2, 1, 0))
     yield sample(rng, dtype, (1, 4, 3, 2, 2), (2, 2, 2, 2, 1), groups=2, stride=2, padding=1)
@@ -322,6 +334,7 @@ def bad_inputs() -> Iterator[BadInput]:
     yield BadInput(ValueError, "stride must be at least 1", (x, w), {"stride": (1, 0, 1)})
     yield BadInput(TypeError, "padding must be an int or a triple of ints", (x, w), {"padding": (1, 1)})
     yield BadInput(TypeError, "dilation must be an int or a triple of ints", (x, w), {"dilation": 1.5})
+    yield BadInput(ValueError, "activation must be", (x, w), {"activation": "tanh"})
     yield BadInput(ValueError, "w must not be empty", (x, w[:0]))
     yield BadInput(TypeError, "x must be float32 or float64, got uint8", (x.astype(np.uint8), w))
     yield BadInput(TypeError, "one dtype, got float64 and float32", (x, w.astype(np.float32)))
@@ -335,15 +348,15 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 
 def flops(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-    groups: int = 1,
+    groups: int = 1, activation: str | None = None,
 ) -> int:  # fmt: skip
     M, P, Q = out_sizes(x.shape, w.shape, triple(stride), triple(padding), triple(dilation))
-    return len(x) * len(w) * M * P * Q * int(2 * w[0].size + (b is not None))
+    return len(x) * len(w) * M * P * Q * int(2 * w[0].size + (b is not None) + (activation is not None))
 
 
 def explain(
     x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, *, stride: Size = 1,
-    padding: Size = 0, dilation: Size = 1, groups: int = 1,
+    padding: Size = 0, dilation: Size = 1, groups: int = 1, activation: str | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Return conv2d's methods for images (n, m) with channels (c, t)."""
     if 0 in x:
@@ -359,13 +372,14 @@ def jvp(
 ) -> Array:
     (x, w, _), (dx, dw, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
+    relu = attributes.pop("activation", None) == "relu"  # of the sum, not of its terms
     if dx is not None:
         dy += conv3d_forward_loops(dx, w, **attributes)[0]
     if dw is not None:
         dy += conv3d_forward_loops(x, dw, **attributes)[0]
     if db is not None:
         dy += db[:, None, None, None]
-    return dy
+    return dy * (outputs[0] > 0) if relu else dy
 
 
 def mutant(name: str, body: Any, old: str, new: str) -> Mutant:
@@ -397,6 +411,7 @@ conv3d = Op(
         mutant("a slice too few", "tuned", "(D - 1 - shift) // stride + 1", "(D - 1 - shift) // stride"),
         mutant("padding in front forgotten", "tuned", "max(0, -(shift // stride))", "0"),
         mutant("slices behind not cleared", "tuned", "images[:, some.stop :, :, t] = 0", "pass"),
+        mutant("slope of relu forgotten", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
         mutant("missing += in dx", "tuned", "dx[:, :, at] += parts", "dx[:, :, at] = parts"),
         mutant("depth and channels swapped in dy", "tuned", "np.ascontiguousarray(dy.swapaxes(1, 2)).reshape",
                "np.ascontiguousarray(dy).reshape"),

@@ -101,7 +101,7 @@ def conv_transpose1d_plain(x, w, b=None, *, stride=1, padding=0, output_padding=
 PLAIN: dict[str, Oracle] = {
     "conv1d": activated(conv1d_plain),
     "conv2d": activated(conv2d_plain),
-    "conv3d": conv3d_plain,
+    "conv3d": activated(conv3d_plain),
     "conv_transpose1d": conv_transpose1d_plain,
     "conv_transpose2d": conv_transpose2d_plain,
 }
@@ -112,7 +112,7 @@ TORCH: dict[str, Oracle] = {
     "conv2d": activated(
         lambda x, w, b=None, *, winograd=None, **attributes: functional().conv2d(x, w, b, **attributes)
     ),
-    "conv3d": lambda x, w, b=None, **attributes: functional().conv3d(x, w, b, **attributes),
+    "conv3d": activated(lambda x, w, b=None, **attributes: functional().conv3d(x, w, b, **attributes)),
     "conv_transpose1d": lambda x, w, b=None, **attributes: functional().conv_transpose1d(
         x, w, b, **attributes
     ),
@@ -122,7 +122,7 @@ TORCH: dict[str, Oracle] = {
 }
 
 
-def convolution_draw(axes, activations=(None, "relu")):
+def convolution_draw(axes):
     """Return what draws a convolution along so many axes: any stride, padding, dilation and groups."""
 
     def case(draw, rng):
@@ -139,9 +139,7 @@ def convolution_draw(axes, activations=(None, "relu")):
         how = {"stride": stride, "padding": padding, "dilation": dilation}
         if axes == 1:
             how = {name: value[0] for name, value in how.items()}
-        how["groups"] = groups
-        if activations:
-            how["activation"] = draw(st.sampled_from(activations))
+        how |= {"groups": groups, "activation": draw(st.sampled_from([None, "relu"]))}
         return (x, normal(rng, K, C // groups, *kernel), b), how
 
     return case
@@ -175,7 +173,7 @@ def transposed_draw(axes):
 DRAWS: dict[str, Draw] = {
     "conv1d": convolution_draw(1),
     "conv2d": convolution_draw(2),
-    "conv3d": convolution_draw(3, activations=()),
+    "conv3d": convolution_draw(3),
     "conv_transpose1d": transposed_draw(1),
     "conv_transpose2d": transposed_draw(2),
 }

@@ -28,6 +28,10 @@ from nnkernels.nn.functional.activation import (
 from nnkernels.nn.functional.convolution import (
     conv1d,
     conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    correlate,
 )
 from nnkernels.nn.functional.dropout import (
     dropout,
@@ -89,6 +93,10 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "correlate",
     "cross_entropy",
     "dropout",
     "dropout1d",

@@ -25,6 +25,9 @@ from nnkernels.nn.layers.attention import (
 from nnkernels.nn.layers.convolution import (
     Conv1d,
     Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
 )
 from nnkernels.nn.layers.dropout import (
     Dropout,
@@ -92,6 +95,9 @@ __all__ = [
     "BatchNorm2d",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",

@@ -23,16 +23,20 @@ def positive(layer: str, name: str, value: Any) -> int:
 
 
 def make_weights(
-    shape: tuple[int, ...], bias: bool, rng: init.Rng, dtype: DTypeLike
+    shape: tuple[int, ...], bias: bool, rng: init.Rng, dtype: DTypeLike, outputs: int | None = None
 ) -> tuple[Parameter, Parameter | None]:
-    """Return weight and bias drawn from [-1/sqrt(fan_in), 1/sqrt(fan_in)], PyTorch's default."""
+    """Return weight and bias drawn from [-1/sqrt(fan_in), 1/sqrt(fan_in)], PyTorch's default.
+
+    fan_in is the product of all axes of ``shape`` but the first, which counts the ``outputs`` unless they are
+    given.
+    """
     rng = np.random.default_rng(rng)
     weight = Parameter(np.empty(shape, dtype))
     bound = 1 / math.sqrt(math.prod(shape[1:]))
     init.uniform_(weight, -bound, bound, rng)
     if not bias:
         return weight, None
-    b = Parameter(np.empty(shape[0], dtype))
+    b = Parameter(np.empty(shape[0] if outputs is None else outputs, dtype))
     init.uniform_(b, -bound, bound, rng)
     return weight, b
 
