@@ -59,7 +59,7 @@ def test_binary_cross_entropy_is_finite_at_10000_and_equals_the_formula(backend,
     if not np.isfinite(np.exp(wide)).all():
         pytest.skip("longdouble is no wider than float64 here")
     x = leaf(z, dtype)
-    losses = F.binary_cross_entropy_with_logits(x, y, "none")
+    losses = F.binary_cross_entropy_with_logits(x, y, reduction="none")
     losses.backward(np.ones(33))
     value = t * np.log1p(np.exp(-wide)) + (1 - t) * np.log1p(np.exp(wide))
     np.testing.assert_allclose(losses.data, value, rtol=tolerance, atol=np.finfo(dtype).tiny)
@@ -77,7 +77,7 @@ def test_softmax_and_cross_entropy_are_stable_at_10000(backend, dtype, tolerance
     np.testing.assert_allclose(F.softmax(z).sum(axis=1), 1, rtol=tolerance)
     labels = np.array([1, 0, 1, 2, 0])
     x = leaf(z, dtype)
-    losses = F.cross_entropy(x, labels, "none")
+    losses = F.cross_entropy(x, labels, reduction="none")
     losses.backward(np.ones(5))
     shift = z.max(axis=1).astype(np.longdouble)
     wanted = shift + np.log(wide.sum(axis=1)) - z[np.arange(5), labels]
@@ -211,7 +211,7 @@ def test_the_hand_derived_gradients_of_one_hidden_layer_equal_the_tapes(backend,
     if loss == "mse":
         value = F.mse_loss(h, y, "sum", half=True)
     else:
-        value = F.binary_cross_entropy_with_logits(h, y, "sum")
+        value = F.binary_cross_entropy_with_logits(h, y, reduction="sum")
     value.backward()
     total, dw, dU = by_hand(x, y, w.data, U.data, loss)
     assert value.item() == pytest.approx(total, rel=1e-12)

@@ -322,9 +322,9 @@ def test_losses_agree_with_torch(reduction):
     shares /= shares.sum(axis=1, keepdims=True)
     bits = (normal(6, 4, seed=2) > 0).astype(np.float32)
     for ours, theirs, target in (
-        (nn.CrossEntropyLoss(reduction), tnn.CrossEntropyLoss(reduction=reduction), labels),
-        (nn.CrossEntropyLoss(reduction), tnn.CrossEntropyLoss(reduction=reduction), shares),
-        (nn.BCEWithLogitsLoss(reduction), tnn.BCEWithLogitsLoss(reduction=reduction), bits),
+        (nn.CrossEntropyLoss(reduction=reduction), tnn.CrossEntropyLoss(reduction=reduction), labels),
+        (nn.CrossEntropyLoss(reduction=reduction), tnn.CrossEntropyLoss(reduction=reduction), shares),
+        (nn.BCEWithLogitsLoss(reduction=reduction), tnn.BCEWithLogitsLoss(reduction=reduction), bits),
         (nn.MSELoss(reduction), tnn.MSELoss(reduction=reduction), bits),
     ):
         a, b = nnk.tensor(logits, requires_grad=True), torch.tensor(logits, requires_grad=True)

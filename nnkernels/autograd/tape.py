@@ -106,7 +106,8 @@ class Tensor:
         if _grad_enabled.get():
             needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
             for i in op.constants:
-                needs[i] = False
+                if i < len(needs):  # weights may be left out
+                    needs[i] = False
             if True in needs:
                 node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
                 return Tensor(outputs[0], True, node)

@@ -11,6 +11,7 @@ from nnkernels.ops import (
     layer_norm,
     local_response_norm,
     losses,
+    nll_loss,
     pool1d,
     pooling,
     rectifiers,
@@ -70,6 +71,7 @@ OPS: dict[str, Op] = {
         *assemble.OPS_HERE,
         *softmax.OPS_HERE,
         *cross_entropy.OPS_HERE,
+        *nll_loss.OPS_HERE,
         *losses.OPS_HERE,
         *steps.OPS_HERE,
     )
