@@ -8,7 +8,7 @@ import pytest
 import nnkernels as nnk
 from nnkernels import nn
 from nnkernels.nn import functional as F
-from nnkernels.ops import OPS, use_backend
+from nnkernels.ops import OPS, checks, use_backend
 from nnkernels.ops.op import CPU_BODIES
 
 torch = pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
@@ -142,6 +142,19 @@ def test_options_on_several_chunks(rows, targets):
         )
         if targets == "labels":
             compare(F.nll_loss, TF.nll_loss, x, t, weight=weight, reduction=reduction)
+
+
+@pytest.mark.parametrize(
+    "name", ["l1", "smooth_l1", "huber", "gaussian_nll", "hinge", "bce", "kl_div", "softmax_cross_entropy"]
+)
+def test_every_size_agrees_with_loops_on_any_number_of_threads(name):
+    count = 0
+    for sample in OPS[name].bench_samples(rng(), np.float32):
+        if sample.arrays[0].size < 100_000:
+            checks.check_agreement(OPS[name], "tuned", sample, rng())
+            checks.check_threads(OPS[name], sample, rng())
+            count += 1
+    assert count >= 4
 
 
 def test_cross_entropy_is_nll_loss_of_log_softmax():

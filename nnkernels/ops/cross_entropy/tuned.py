@@ -114,7 +114,7 @@ def backward_part(
 ) -> None:  # fmt: skip
     """Write dx of the rows; dy holds one number for all rows, or one for each."""
     size, keep = np.uint64(n), typed(1, part) - part * typed(n, part)
-    mass = weighted_sum(w, w, typed(0, part), part) if labels.size > 0 else part  # part * sum of w
+    mass = weighted_sum(w, w, typed(0, part), part) if part > 0 else part  # part * sum of w
     for i in range(np.uint64(p.size // n)):
         a, g = i * size, scale * (dy[i] if dy.size > 1 else dy[0])
         if labels.size == 0:
@@ -162,14 +162,16 @@ def kernel_targets(
 ) -> tuple[Any, ...]:
     """Return labels and flat probabilities (one of them empty), weights, ignored label, part."""
     w = ones(classes, dtype) if weight is None else weight
-    part = dtype.type(label_smoothing / classes)
+    nothing, part = NOTHING[dtype.itemsize]
+    if label_smoothing > 0:
+        part = dtype.type(label_smoothing / classes)
     if targets.ndim == 1:
-        return as_int64(targets), NO_PROBABILITIES[dtype], w, ignore_index, part
+        return as_int64(targets), nothing, w, ignore_index, part
     return NO_LABELS, targets.ravel(), w, ignore_index, part
 
 
 NO_LABELS = np.empty(0, np.int64)
-NO_PROBABILITIES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+NOTHING: dict[int, Any] = {4: (np.empty(0, np.float32), np.float32(0)), 8: (np.empty(0), np.float64(0))}
 
 
 def forward(

@@ -20,9 +20,9 @@ import numpy as np
 
 from nnkernels.machine.elementary import exp, log1p_up_to_1
 from nnkernels.machine.elementary import log as ln
-from nnkernels.machine.jit import inline, typed
+from nnkernels.machine.jit import inline, inline_always, typed
 from nnkernels.machine.memory import Array
-from nnkernels.ops.losses.elementwise import BY_X, Family, Formula, Given, no_other
+from nnkernels.ops.losses.elementwise import BY_X, PLAIN, Family, Formula, Given, no_other
 from nnkernels.ops.losses.records import SPOT, check_arrays, check_from_0_to_1, demand, make_op
 from nnkernels.ops.op import BadInput, Mutant, Sample
 from nnkernels.ops.unary import sigmoid_f, sigmoid_numpy, sigmoid_tuned
@@ -60,13 +60,13 @@ def logits_df_tuned(z: Any, y: Any, *_: Any) -> Any:
     return sigmoid_tuned(z, 0) - y
 
 
-@inline
+@inline_always
 def weighted_logits_tuned(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> Any:
     one, negative = typed(1, z), (-z if z < 0 else typed(0, z))
     return w * ((one - y) * z + (one + (q - one) * y) * (log1p_up_to_1(exp(-abs(z))) + negative))
 
 
-@inline
+@inline_always
 def weighted_logits_df_tuned(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> Any:
     one = typed(1, z)
     return w * ((one + (q - one) * y) * sigmoid_tuned(z, 0) - q * y)
@@ -91,7 +91,7 @@ def weighted_logits_df_numpy(z: Array, y: Array, a: Any, b: Any, q: Array, w: Ar
 
 def logits_given(z: Array, y: Array, weight: Array | None = None, pos_weight: Array | None = None) -> Given:
     if weight is None and pos_weight is None:
-        return Given(0, 0.0, 0.0, z, z)
+        return PLAIN
     q = np.ones_like(z) if pos_weight is None else pos_weight
     return Given(1, 0.0, 0.0, q, np.ones_like(z) if weight is None else weight)
 
@@ -110,7 +110,7 @@ def bce_df(p: Any, y: Any, *_: Any) -> Any:
     return (p - y) / max((typed(1, p) - p) * p, typed(1e-12, p))
 
 
-@inline
+@inline_always
 def bce_tuned(p: Any, y: Any, *_: Any) -> Any:
     one, least = typed(1, p), typed(-100, p)
     r = one - p
@@ -135,7 +135,7 @@ def weighted_bce_df(p: Any, y: Any, a: Any, b: Any, u: Any, w: Any) -> Any:
     return w * bce_df(p, y)
 
 
-@inline
+@inline_always
 def weighted_bce_tuned(p: Any, y: Any, a: Any, b: Any, u: Any, w: Any) -> Any:
     return w * bce_tuned(p, y)
 
@@ -162,7 +162,7 @@ def weighted_bce_df_numpy(p: Array, y: Array, a: Any, b: Any, u: Array, w: Array
 
 
 def bce_given(p: Array, y: Array, weight: Array | None = None) -> Given:
-    return Given(0, 0.0, 0.0, p, p) if weight is None else Given(1, 0.0, 0.0, p, weight)
+    return PLAIN if weight is None else Given(1, w=weight)
 
 
 # --- hinge ---
@@ -188,7 +188,7 @@ def hinge_df_numpy(x: Array, y: Array, *_: Any) -> Array:
 
 
 def hinge_given(x: Array, y: Array) -> Given:
-    return Given(0, 0.0, 0.0, x, x)
+    return PLAIN
 
 
 # --- records ---

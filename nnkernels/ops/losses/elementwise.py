@@ -48,11 +48,11 @@ class Formula(NamedTuple):
 class Given(NamedTuple):
     """What one call gives to a formula besides x and y; ``variant`` says which of the op's formulas."""
 
-    variant: int
-    a: float
-    b: float
-    u: Array
-    w: Array
+    variant: int = 0
+    a: float = 0.0
+    b: float = 0.0
+    u: Array | None = None
+    w: Array | None = None
 
 
 class Family(NamedTuple):
@@ -68,6 +68,7 @@ class Family(NamedTuple):
     inputs: int = 2
 
 
+PLAIN = Given()
 BY_X = ((SLOPE, 1),)
 BY_DIFFERENCE = ((SLOPE, 1), (SLOPE, -1))
 
@@ -150,8 +151,9 @@ def make_kernels(formula: Formula) -> dict[int, Scalar]:
 
 def flattened(x: Array, y: Array, given: Given) -> tuple[Any, ...]:
     """Return x, y, a, b, u, w for the kernels: one axis, numbers of x's type."""
-    number = x.dtype.type
-    return x.ravel(), y.ravel(), number(given.a), number(given.b), given.u.ravel(), given.w.ravel()
+    number, flat = x.dtype.type, x.ravel()
+    u = flat if given.u is None else given.u.ravel()
+    return flat, y.ravel(), number(given.a), number(given.b), u, flat if given.w is None else given.w.ravel()
 
 
 # --- vectorized ---
@@ -202,7 +204,7 @@ def make_tuned(family: Family, formulas: tuple[Formula, ...]) -> Body:
     kernels = [make_tuned_kernels(formula) for formula in formulas]
 
     def run(which: int, dy: Array, scale: Any, x: Array, y: Array, given: Given, out: Array) -> None:
-        """Write to ``out`` scale times the sum of the l_i, or scale dy times the l_i or a derivative."""
+        """Write to ``out`` scale times the sum of the l_i, the l_i, or scale dy times a derivative."""
         serial, parallel = kernels[given.variant]
         arguments = which, dy, scale, *flattened(x, y, given)
         if x.size < SERIAL_BELOW:
@@ -266,13 +268,14 @@ def make_tuned_kernels(formula: Formula) -> tuple[Scalar, Scalar]:
             write(which, x[i:j], y[i:j], a, b, u[i:j], w[i:j], part)
             if which == SUM:
                 total += row_sum(part)
-            elif dy.size > 1:
+            elif which != TERMS and dy.size > 1:
                 g = dy[i:j]
                 for k in range(part.size):
                     part[k] *= scale * g[k]
-            else:
+            elif which != TERMS:
+                g_of_all = scale * dy[0]
                 for k in range(part.size):
-                    part[k] *= scale * dy[0]
+                    part[k] *= g_of_all
         if which == SUM:
             out[0] = scale * total
 

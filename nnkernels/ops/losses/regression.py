@@ -25,6 +25,7 @@ from nnkernels.machine.memory import Array
 from nnkernels.ops.losses.elementwise import (
     BY_DIFFERENCE,
     OTHER,
+    PLAIN,
     Family,
     Formula,
     Given,
@@ -48,7 +49,7 @@ def mse_df(x: Any, y: Any, a: Any, *_: Any) -> Any:
 
 
 def mse_given(x: Array, y: Array, half: bool = False) -> Given:
-    return Given(0, 0.5 if half else 1.0, 0.0, x, x)
+    return Given(0, 0.5 if half else 1.0)
 
 
 # --- l1 ---
@@ -74,7 +75,7 @@ def l1_df_numpy(x: Array, y: Array, *_: Any) -> Array:
 
 
 def l1_given(x: Array, y: Array) -> Given:
-    return Given(0, 0.0, 0.0, x, x)
+    return PLAIN
 
 
 # --- smooth_l1 ---
@@ -103,7 +104,7 @@ def smooth_l1_df_numpy(x: Array, y: Array, beta: Any, *_: Any) -> Array:
 
 
 def smooth_l1_given(x: Array, y: Array, beta: float = 1.0) -> Given:
-    return Given(0, beta, 0.0, x, x)
+    return Given(0, beta)
 
 
 # --- huber ---
@@ -131,7 +132,7 @@ def huber_df_numpy(x: Array, y: Array, delta: Any, *_: Any) -> Array:
 
 
 def huber_given(x: Array, y: Array, delta: float = 1.0) -> Given:
-    return Given(0, delta, 0.0, x, x)
+    return Given(0, delta)
 
 
 # --- gaussian_nll: a is eps, b the constant ---
@@ -177,7 +178,7 @@ def gaussian_dv_numpy(x: Array, y: Array, eps: Any, constant: Any, v: Array, *_:
 
 
 def gaussian_given(x: Array, y: Array, var: Array, full: bool = False, eps: float = 1e-6) -> Given:
-    return Given(0, eps, HALF_LN_2_PI if full else 0.0, var, x)
+    return Given(0, eps, HALF_LN_2_PI if full else 0.0, var)
 
 
 # --- records ---
@@ -302,7 +303,7 @@ smooth_l1 = make_op(
         mutant("jump at beta", "else d - half * beta", "else d", "tuned"),
         mutant("branches by d and not |d|", "if abs(d) < beta else sign(d)", "if d < beta else sign(d)",
                "tuned"),
-        mutant("beta ignored", "Given(0, beta, 0.0", "Given(0, 1.0, 0.0", "tuned"),
+        mutant("beta ignored", "Given(0, beta)", "Given(0, 1.0)", "tuned"),
     ),
 )  # fmt: skip
 huber = make_op(
