@@ -154,15 +154,21 @@ def max_rows(
 ) -> None:
     """Write rows first to last - 1 of y, the largest of their rows of x, and where these stand."""
     for r in range(first, last):
-        o = U(r * F)
+        o, e, end = U(r * F), indptr[r], indptr[r + 1]
+        if e == end:
+            for f in range(U(F)):
+                y[o + f], argmax[o + f] = typed(0, x[0]), -1
+            continue
+        row = order[e]
+        at = U(row * F)
         for f in range(U(F)):
-            y[o + f], argmax[o + f] = typed(0, x[0]), -1
-        for e in range(indptr[r], indptr[r + 1]):
-            row = order[e]
+            y[o + f], argmax[o + f] = x[at + f], row
+        for later in range(e + 1, end):
+            row = order[later]
             at = U(row * F)
             for f in range(U(F)):
                 v, best = x[at + f], y[o + f]
-                if argmax[o + f] < 0 or v > best or (v != v and best == best):
+                if v > best or (v != v and best == best):
                     y[o + f], argmax[o + f] = v, row
 
 
