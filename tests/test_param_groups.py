@@ -8,7 +8,8 @@ from test_optim import ALL, gradient, in_groups, starts
 
 import nnkernels as nnk
 from nnkernels import nn
-from nnkernels.optim import L2, SGD, Adam, Muon, NAdam
+from nnkernels.nn import functional as F
+from nnkernels.optim import L2, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, Muon, NAdam, RAdam, RMSprop
 
 # --- parameter groups ---
 
@@ -194,3 +195,31 @@ def test_optional_states_may_be_left_out_of_a_step():
     np.testing.assert_allclose(p, 0.5)
     nnk.OPS["rmsprop_step"](p, g, np.zeros(3), lr=0.5, alpha=0.0)
     np.testing.assert_allclose(p, 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (SGD, {"lr": 0.5}),
+        (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+        *[(cls, {"lr": 0.05}) for cls in (Adam, AdamW, NAdam, RAdam, RMSprop, Lion)],
+        (Adagrad, {"lr": 0.2}),
+        (Adadelta, {"lr": 20.0}),
+        (Muon, {"lr": 0.05, "weight_decay": 0.0}),
+    ],
+)
+def test_every_optimizer_learns_a_small_network(cls, options):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    x = (rng.standard_normal((90, 4)) + 3 * np.eye(4)[y]).astype(np.float32)
+    model = nn.Sequential(nn.Linear(4, 8, rng=0), nn.Tanh(), nn.Linear(8, 3, rng=1))
+    params = [p for p in model.parameters() if p.ndim == 2 or cls is not Muon]
+    optimizer = cls(params, **options)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
