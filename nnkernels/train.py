@@ -126,11 +126,7 @@ def fit(
             if validation is not None:
                 scores["val"] = evaluate(model, *validation, loss)
                 demand_finite("validation loss", scores["val"].loss, epoch, len(batches), batches, optimizer)
-            for name, score in scores.items():
-                history.setdefault(f"{name}_loss", []).append(score.loss)
-                if score.accuracy is not None:
-                    history.setdefault(f"{name}_accuracy", []).append(score.accuracy)
-            history.setdefault("seconds", []).append(time.perf_counter() - start)
+            record(history, scores, time.perf_counter() - start)
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(scores["val" if validation is not None else "train"].loss)
             elif schedule is not None:
@@ -148,33 +144,51 @@ def fit(
     return history
 
 
+def record(history: History, scores: dict[str, Score], seconds: float) -> None:
+    """Append an epoch's measures to the history."""
+    for name, score in scores.items():
+        history.setdefault(f"{name}_loss", []).append(score.loss)
+        if score.accuracy is not None:
+            history.setdefault(f"{name}_accuracy", []).append(score.accuracy)
+    history.setdefault("seconds", []).append(seconds)
+
+
 def train_epoch(
     model: Module, batches: Batches, loss: LossFunction, optimizer: Optimizer, epoch: int, report: "Report",
     accumulate: int = 1,
 ) -> Score:  # fmt: skip
     """Go through the batches once; return the mean loss and accuracy seen on the way."""
     model.train()
-    total, right, seen, together = 0.0, 0, 0, 1
+    total, right, seen = 0.0, 0, 0
     for number, (x, y) in enumerate(batches, 1):
         outputs = model(x)
         value = loss(outputs, y)
         if value.size != 1:
             raise ValueError(f"fit: loss must return a single number, got shape {value.shape}")
         demand_finite("loss", value.item(), epoch, number, batches, optimizer)
-        if number % accumulate == 1 or accumulate == 1:
-            optimizer.zero_grad()
-            together = min(accumulate, len(batches) - number + 1)  # the last ones may be fewer
-        penalty = optimizer.penalty()
-        objective = value + penalty if isinstance(penalty, Tensor) else value
-        (objective / together if together > 1 else objective).backward()
-        if number % accumulate == 0 or number == len(batches):
-            optimizer.step()
+        descend(value, optimizer, number, len(batches), accumulate)
         hits = correct(outputs.data, y)
         total += value.item() * len(x)
         right = right + hits if hits is not None else -1
         seen += len(x)
         report.batch()
     return Score(total / seen, right / seen if right >= 0 else None)
+
+
+def descend(value: Tensor, optimizer: Optimizer, number: int, count: int, accumulate: int) -> None:
+    """Take a step along the gradient of batch ``number``'s loss, or of ``accumulate`` batches at once.
+
+    The last of the ``count`` batches may be fewer.
+    """
+    before = (number - 1) // accumulate * accumulate  # batches of earlier steps
+    together = min(accumulate, count - before)
+    if number == before + 1:
+        optimizer.zero_grad()
+    penalty = optimizer.penalty()
+    objective = value + penalty if isinstance(penalty, Tensor) else value
+    (objective / together if together > 1 else objective).backward()
+    if number == before + together:
+        optimizer.step()
 
 
 def demand_finite(

@@ -107,6 +107,12 @@ def test_one_cycle_has_torchs_rates_and_momenta(case, cls, option, torch):
     assert max(rates(a)) < 0.1
 
 
+def test_a_rise_of_no_length_begins_at_the_peak():
+    optimizer = optimizers()
+    lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, pct_start=0.1, cycle_momentum=False)
+    assert rates(optimizer) == [0.5, 0.5]
+
+
 def test_a_cycle_that_is_over_says_so():
     schedule = lr_scheduler.OneCycleLR(optimizers(momentum=0.5), 0.5, total_steps=3)
     for _ in range(3):

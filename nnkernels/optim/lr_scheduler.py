@@ -316,7 +316,7 @@ class OneCycleLR(LRScheduler):
             if self.last_epoch <= end or phase is self.phases[-1]:
                 break
             begin = end
-        share = (self.last_epoch - begin) / (end - begin)
+        share = (self.last_epoch - begin) / (end - begin) if end > begin else 1.0
         if self.cycle_momentum:
             for group, a, b in zip(self.optimizer.param_groups, momenta_from, momenta_to):
                 set_momentum(group, self.between(a, b, share))
