@@ -37,7 +37,10 @@ from nnkernels.ops.op import Sample  # noqa: E402
 
 Call = Callable[[], Any]
 BODIES = ("tuned", "vectorized")
-OPTIMIZERS = {"sgd_step": "SGD", "adam_step": "Adam"}
+OPTIMIZERS = {
+    "sgd_step": "SGD", "adam_step": "Adam", "nadam_step": "NAdam", "radam_step": "RAdam",
+    "rmsprop_step": "RMSprop", "adagrad_step": "Adagrad", "adadelta_step": "Adadelta", "muon_step": "Muon",
+}  # fmt: skip
 
 
 def passes(op: Op, sample: Sample) -> Iterator[tuple[str, dict[str, Call]]]:

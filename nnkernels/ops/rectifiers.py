@@ -163,6 +163,13 @@ relu = make_op(
     make_bodies(relu_f, relu_df, numpy=(relu_numpy, step_numpy), cheap=True),
     faults=(
         (
+            "nothing passes, tuned",
+            "tuned",
+            HERE,
+            "return x if x > 0 or x != x else a  # NaN",
+            "return x if x < 0 else a  # NaN",
+        ),
+        (
             "gradient passes everywhere",
             "loops",
             HERE,
@@ -196,6 +203,20 @@ leaky_relu = make_op(
     ),
     attributes={"negative_slope": (0.3,)},
     faults=(
+        (
+            "slope on the other side",
+            "loops",
+            HERE,
+            "return x if x > 0 else a * x",
+            "return a * x if x > 0 else x",
+        ),
+        (
+            "slope forgotten, tuned",
+            "tuned",
+            HERE,
+            "return x if x > 0 else a * x",
+            "return x if x > 0 else a",
+        ),
         (
             "slope forgotten backward",
             "loops",

@@ -151,7 +151,24 @@ HERE, SHARED = "unary.py", "elementwise.py"
 neg = make_op(
     "neg",
     make_bodies(neg_f, neg_df, cheap=True),
-    faults=(("sign lost", "loops", HERE, "return -x\n", "return x\n"),),
+    faults=(
+        ("sign lost", "loops", HERE, "return -x\n", "return x\n"),
+        ("sign lost, tuned", "tuned", HERE, "return -x\n", "return x\n"),
+        (
+            "sign of the slope lost",
+            "loops",
+            HERE,
+            "def neg_df(x: Any, y: Any, a: Any) -> Any:\n    return typed(-1, x)",
+            "def neg_df(x: Any, y: Any, a: Any) -> Any:\n    return typed(1, x)",
+        ),
+        (
+            "part of another place",
+            "tuned",
+            SHARED,
+            "forward_chunk(x[i:j], a, y[i:j])",
+            "forward_chunk(x[i - 1 : j - 1], a, y[i:j])",
+        ),
+    ),
 )
 abs_op = make_op(
     "abs",
@@ -205,6 +222,14 @@ exp = make_op(
             "i, j = c * share, (c + 1) * share\n            forward_chunk",
             "i, j = c * share + 1, (c + 1) * share\n            forward_chunk",
         ),
+        ("power of -x", "tuned", HERE, "return elementary.exp(x)", "return elementary.exp(-x)"),
+        (
+            "cotangent forgotten",
+            "tuned",
+            SHARED,
+            "dx[i] = dy[i] * df(x[i], y[i], a)\n            beyond",
+            "dx[i] = df(x[i], y[i], a)\n            beyond",
+        ),
     ),
 )
 log = make_op(
@@ -212,7 +237,12 @@ log = make_op(
     make_bodies(log_f, log_df, tuned=(log_tuned, log_df)),
     positive=True,
     flops=16,
-    faults=(("ln'(x) = x", "loops", HERE, "return typed(1, x) / x", "return x"),),
+    faults=(
+        ("ln'(x) = x", "loops", HERE, "return typed(1, x) / x", "return x"),
+        ("ln(1 + x)", "loops", HERE, "return np.log(x)", "return np.log1p(x)"),
+        ("slope by y", "tuned", HERE, "return typed(1, x) / x", "return typed(1, x) / y"),
+        ("square of x", "tuned", HERE, "return elementary.log(x)", "return elementary.log(x * x)"),
+    ),
 )
 sin = make_op(
     "sin",
@@ -221,6 +251,7 @@ sin = make_op(
     flops=16,
     faults=(
         ("cosine's sign", "loops", HERE, "return np.cos(x)", "return -np.cos(x)"),
+        ("sine's sign", "tuned", HERE, "return elementary.sin(x)", "return elementary.sin(-x)"),
         ("far elements forgotten", "tuned", SHARED, "y[i] = far_f(x[i], a)", "pass"),
         ("far elements forgotten backward", "tuned", SHARED, "dx[i] = dy[i] * far_df(x[i], y[i], a)", "pass"),
     ),
@@ -232,6 +263,14 @@ sigmoid = make_op(
     faults=(
         ("missing factor 1 - y", "loops", HERE, "return y * (typed(1, y) - y)", "return y"),
         ("branches swapped", "loops", HERE, "return 1 / (1 + e) if x >= 0", "return 1 / (1 + e) if x < 0"),
+        (
+            "branches swapped, tuned",
+            "tuned",
+            HERE,
+            "(e if x < 0 else one) / (one + e)",
+            "(e if x > 0 else one) / (one + e)",
+        ),
+        ("missing factor y", "tuned", HERE, "return y * (typed(1, y) - y)", "return typed(1, y) - y"),
     ),
 )
 tanh = make_op(
@@ -240,6 +279,8 @@ tanh = make_op(
     flops=20,
     faults=(
         ("square forgotten", "loops", HERE, "return typed(1, y) - y * y", "return typed(1, y) - y"),
+        ("half the argument", "loops", HERE, "return np.tanh(x)", "return np.tanh(x / 2)"),
+        ("slope of the sigmoid", "tuned", HERE, "return typed(1, y) - y * y", "return y - y * y"),
         ("tanh of |x|", "tuned", HERE, "return elementary.tanh(x)", "return elementary.tanh(abs(x))"),
     ),
 )

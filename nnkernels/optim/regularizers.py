@@ -53,7 +53,7 @@ class ElasticNet:
         for p in parameters_of(type(self).__name__, params):
             terms = []
             if self.l1:
-                terms.append((p.relu() + (-p).relu()).sum() * self.l1)
+                terms.append(abs(p).sum() * self.l1)
             if self.l2 or not self.l1:
                 terms.append((p * p).sum() * (self.l2 / 2))
             for term in terms:
