@@ -8,6 +8,7 @@ label is ``ignore_index`` cost nothing and have no gradient. ``reduction`` makes
 none does). Only x has a gradient. Bishop, Pattern Recognition and Machine Learning, 2006, 4.3.4.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,7 +173,7 @@ def backward_tuned(
     labels, weight, dx = as_int64(inputs[1]), weight_of(inputs), empty(inputs[0].shape, dtype)
     w = ones(n, dtype) if weight is None else weight
     total = sum_of_weights(labels, w, ignore_index) if reduction == "mean" else 1.0
-    rest = labels, w, ignore_index, dtype.type(1 / total if total else 0), dx.ravel()
+    rest = labels, w, ignore_index, dtype.type(1 / total if total else math.inf), dx.ravel()
     if dx.size < SERIAL_BELOW_IF_CHEAP:
         tuned_backward(dy.ravel(), n, *rest)
     else:

@@ -239,8 +239,8 @@ def make_tuned(family: Family, formulas: tuple[Formula, ...]) -> Body:
 ONE: dict[int, Array] = {4: np.ones(1, np.float32), 8: np.ones(1, np.float64)}
 
 
-def make_tuned_kernels(formula: Formula) -> tuple[Scalar, Scalar]:
-    """Return the kernel for one thread and for all: one of each, whatever it is to write."""
+def make_chunk(formula: Formula) -> Scalar:
+    """Return the function that does a part of the elements, whatever is to be written."""
     f, slope, other = formula
 
     @inline_elementwise
@@ -278,6 +278,13 @@ def make_tuned_kernels(formula: Formula) -> tuple[Scalar, Scalar]:
                     part[k] *= g_of_all
         if which == SUM:
             out[0] = scale * total
+
+    return chunk
+
+
+def make_tuned_kernels(formula: Formula) -> tuple[Scalar, Scalar]:
+    """Return the kernel for one thread and for all: one of each, whatever is to be written."""
+    chunk = make_chunk(formula)
 
     def parallel(
         which: int, dy: Array, scale: Any, x: Array, y: Array, a: Any, b: Any, u: Array, w: Array,

@@ -20,6 +20,8 @@ from nnkernels.ops.op import BadInput, Mutant, Op, Sample
 from nnkernels.ops.validate import choice, floats, given
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], tuple[Array, ...]]
+More = Callable[[np.random.Generator], Iterator[Sample]]
+Bad = Callable[[], Iterator[BadInput]]
 SPOT = np.array([[False, False, False], [False, True, False]])  # where bad inputs are bad
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (16, 1), (2, 3, 5))
 
@@ -68,23 +70,12 @@ def demand(op: str, name: str, y: Array, fine: Array, wanted: str) -> None:
         raise ValueError(f"{op}: {name} must be {wanted}, got {y.reshape(-1)[i]} at flat position {i}")
 
 
-def make_op(
-    name: str, family: Family, check: Callable[..., None], draw: Draw, *,
-    loops: tuple[Formula, ...], vectorized: tuple[Formula, ...], tuned: tuple[Formula, ...],
-    names: tuple[str, ...], flops: int, mutants: tuple[Mutant, ...],
-    check_values: Callable[..., None] | None = None, cases: tuple[dict[str, Any], ...] = (),
-    more: Callable[[np.random.Generator], Iterator[Sample]] | None = None,
-    bad: Callable[[], Iterator[BadInput]] | None = None, spread: float = 1.0,
-) -> Op:  # fmt: skip
-    """Return the record.
+def of_type(arrays: tuple[Array | None, ...], dtype: Any) -> tuple[Any, ...]:
+    return tuple(None if a is None else np.asarray(a, dtype) for a in arrays)
 
-    ``draw(rng, shape)`` makes the arrays that a call must have; ``names`` are those of the first two. Samples
-    take every reduction, each of the attributes in ``cases``, and ``more``. The first of the sizes worth
-    timing has x times ``spread``.
-    """
 
-    def of_type(arrays: tuple[Array, ...], dtype: Any) -> tuple[Array, ...]:
-        return tuple(np.asarray(a, dtype) for a in arrays)
+def make_samples(draw: Draw, cases: tuple[dict[str, Any], ...], more: More | None) -> Callable[..., Any]:
+    """Return what yields samples with every reduction, with the attributes in ``cases``, and ``more``."""
 
     def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
         for shape in SHAPES:
@@ -95,9 +86,14 @@ def make_op(
             yield Sample(f"empty, {reduction}", of_type(draw(rng, (0, 3)), dtype), {"reduction": reduction})
         for attributes in cases:
             yield Sample(str(attributes), of_type(draw(rng, (3, 5)), dtype), attributes)
-        for label, given_arrays, attributes in more(rng) if more else ():
-            some = tuple(None if a is None else np.asarray(a, dtype) for a in given_arrays)
-            yield Sample(label, some, attributes)
+        for label, some, attributes in more(rng) if more else ():
+            yield Sample(label, of_type(some, dtype), attributes)
+
+    return samples
+
+
+def make_bad_inputs(draw: Draw, names: tuple[str, str], bad: Bad | None) -> Bad:
+    """Return what yields the bad inputs of all losses, and ``bad``."""
 
     def bad_inputs() -> Iterator[BadInput]:
         x, y, *rest = (np.abs(a) for a in draw(np.random.default_rng(0), (2, 3)))
@@ -110,10 +106,15 @@ def make_op(
         yield BadInput(TypeError, f"{first} must be a NumPy array", ([1.0], y, *rest))
         yield BadInput(TypeError, f"{second} must have one dtype", (x, y.astype(np.float32), *rest))
         yield BadInput(ValueError, "empty batch", tuple(a[:0] for a in (x, y, *rest)))
-        yield BadInput(
-            ValueError, "reduction must be one of mean, sum, none", (x, y, *rest), {"reduction": None}
-        )
+        words = "reduction must be one of mean, sum, none"
+        yield BadInput(ValueError, words, (x, y, *rest), {"reduction": None})
         yield from bad() if bad else ()
+
+    return bad_inputs
+
+
+def make_bench_samples(draw: Draw, spread: float) -> Callable[..., Any]:
+    """Return what yields sizes worth timing; the first has x times ``spread``."""
 
     def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
         x, *rest = draw(rng, (411, 101))
@@ -122,6 +123,17 @@ def make_op(
         for shape in ((64, 1), (64, 300), (1 << 22,)):
             yield Sample("x".join(map(str, shape)), of_type(draw(rng, shape), dtype))
 
+    return bench_samples
+
+
+def make_op(
+    name: str, family: Family, check: Callable[..., None], draw: Draw, *,
+    loops: tuple[Formula, ...], vectorized: tuple[Formula, ...], tuned: tuple[Formula, ...],
+    names: tuple[str, str], flops: int, mutants: tuple[Mutant, ...],
+    check_values: Callable[..., None] | None = None, cases: tuple[dict[str, Any], ...] = (),
+    more: More | None = None, bad: Bad | None = None, spread: float = 1.0,
+) -> Op:  # fmt: skip
+    """Return the record; ``draw(rng, shape)`` makes the arrays of a call, the first two called ``names``."""
     return Op(
         name=name,
         loops=make_loops(family, loops),
@@ -129,9 +141,9 @@ def make_op(
         tuned=make_tuned(family, tuned),
         check=check,
         check_values=check_values,
-        samples=samples,
-        bad_inputs=bad_inputs,
-        bench_samples=bench_samples,
+        samples=make_samples(draw, cases, more),
+        bad_inputs=make_bad_inputs(draw, names, bad),
+        bench_samples=make_bench_samples(draw, spread),
         flops=lambda x, *_, **__: flops * int(x.size),
         jvp=make_jvp(family, vectorized),
         constants=frozenset(range(len(family.derivatives), family.inputs)),
