@@ -32,11 +32,12 @@ def check_conv2d(rng, dtype):
     op = OPS["conv2d"]
     for attributes in (
         {"stride": 2, "padding": 1}, {"winograd": False, "activation": "relu"}, {"winograd": 2},
-        {"winograd": 4, "padding": 1, "activation": "relu"},
+        {"winograd": 4, "padding": 1, "activation": "relu"}, {"groups": 3, "stride": 2, "padding": 1},
     ):  # fmt: skip
         if dtype == np.float64 and attributes.get("winograd"):
             continue
-        s = sample(rng, dtype, (2, 3, 7, 6), (5, 3, 3, 3), **attributes)
+        w = (6, 1, 3, 3) if "groups" in attributes else (5, 3, 3, 3)
+        s = sample(rng, dtype, (2, 3, 7, 6), w, **attributes)
         wanted = checks.run(op, "vectorized", s)
         got = checks.run(op, "tuned", s)
         checks.assert_close(got[0], wanted[0], op.tolerance, s.label)
