@@ -1,4 +1,4 @@
-"""Write the README's tables between their marks from benchmarks/results: ops.json, lenet.json and peers.json.
+"""Write the README's tables between their marks from what benchmarks/results holds.
 
 python benchmarks/readme_table.py
 """
@@ -124,6 +124,22 @@ def mean_sentence(results: dict) -> str:
     return ", ".join(parts)
 
 
+def vocabulary(results: dict) -> str:
+    """Return in words how all ops compare."""
+    ops, machine = len({row["op"] for row in results["rows"]}), results["machine"]
+    vectorized, torch = (results["compared"][other] for other in ("vectorized", "torch"))
+    return (
+        f"{ops} ops at several sizes: the geometric mean of `vectorized`'s time over `tuned`'s is "
+        f"{factor(vectorized['geometric_mean'])} in {vectorized['passes']} passes, of PyTorch's "
+        f"{factor(torch['geometric_mean'])} in {torch['passes']}. `tuned` is slower than `vectorized` in "
+        f"{len(vectorized['slower'])} of them, than PyTorch in {len(torch['slower'])}; the report and "
+        "[vocabulary.json](benchmarks/results/vocabulary.json) name them with their bounds. float32, "
+        f"{results['threads']} threads, medians of interleaved runs; {machine['processor']} "
+        f"({machine['llvm']}), {machine['cores']} cores, PyTorch {results['versions']['torch']}, "
+        f"{results['date']}."
+    )
+
+
 def between(text: str, mark: str, content: str) -> str:
     """Return the text with what stands between a pair of marks replaced."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
@@ -140,6 +156,8 @@ def main() -> None:
     results = json.loads((HERE / "results" / "ops.json").read_text(encoding="utf-8"))
     against_torch = json.loads((HERE / "results" / "lenet.json").read_text(encoding="utf-8"))
     beside_peers = json.loads((HERE / "results" / "peers.json").read_text(encoding="utf-8"))
+    everything = json.loads((HERE / "results" / "vocabulary.json").read_text(encoding="utf-8"))
+    text = between(text, "vocabulary", vocabulary(everything))
     text = between(text, "table", f"{table(results)}\n\n{lenet(against_torch)}")
     text = between(text, "peers", peers(beside_peers))
     README.write_text(text, encoding="utf-8")

@@ -6,16 +6,18 @@
 PyTorch is called as a user calls it: forward without gradients, backward through ``torch.autograd.grad``,
 update steps through ``torch.optim``. The calls are those of the test suite's oracles: results are known to
 be equal. A run over all ops writes benchmarks/results/vocabulary.json; the report ends with the passes in
-which ``tuned`` is the slower one.
+which ``tuned`` is the slower one, each with its bound (FMA or memory) and how near ``tuned`` comes to it.
 """
 
 import argparse
+import datetime
 import inspect
 import os
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 for variable in [v for v in os.environ if v.startswith("OPENBLAS_")]:
     del os.environ[variable]  # OPENBLAS_CORETYPE=Haswell would hold NumPy to AVX2
@@ -31,11 +33,12 @@ from peers_table import duration, factor  # noqa: E402
 
 import nnkernels as nnk  # noqa: E402
 from nnkernels import io  # noqa: E402
-from nnkernels.machine import info  # noqa: E402
+from nnkernels.machine import ceilings, info  # noqa: E402
 from nnkernels.ops import OPS, Op, checks  # noqa: E402
 from nnkernels.ops.op import Sample  # noqa: E402
 
 Call = Callable[[], Any]
+Row = dict[str, Any]
 BODIES = ("tuned", "vectorized")
 OPTIMIZERS = {
     "sgd_step": "SGD", "adam_step": "Adam", "nadam_step": "NAdam", "radam_step": "RAdam",
@@ -43,10 +46,25 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
-def passes(op: Op, sample: Sample) -> Iterator[tuple[str, dict[str, Call]]]:
-    """Yield the name of each pass and its calls: tuned, vectorized, torch."""
+class Pass(NamedTuple):
+    """A pass over a sample: its calls (tuned, vectorized, torch), its FLOPs and the fewest bytes it moves."""
+
+    way: str
+    calls: dict[str, Call]
+    flops: int
+    bytes: int
+
+
+def passes(op: Op, sample: Sample) -> Iterator[Pass]:
+    """Yield the passes that an op has.
+
+    Counted for backward are FLOPs as in forward for each gradient, of two at most; as bytes, dy and the
+    gradients: what every body must do, not what it reads besides.
+    """
+    flops = op.flops(*sample.arrays, **sample.attributes)
     if op.inplace:
-        yield "step", {**{body: step(op, sample, body) for body in BODIES}, **torch_step(op, sample)}
+        calls = {**{body: step(op, sample, body) for body in BODIES}, **torch_step(op, sample)}
+        yield Pass("step", calls, flops, op.bytes(sample.arrays, sample.arrays[0]))
         return
     arrays, attributes = checks.copies(sample.arrays), sample.attributes
     needs = checks.differentiable(op, sample)
@@ -64,19 +82,19 @@ def passes(op: Op, sample: Sample) -> Iterator[tuple[str, dict[str, Call]]]:
     def backward(body: str) -> Call:
         return lambda: op.body(body).backward(dy, outputs[body], arrays, needs, **attributes)
 
-    yield "forward", {**{body: forward(body) for body in BODIES}, "torch": torch_forward}
+    calls = {**{body: forward(body) for body in BODIES}, "torch": torch_forward}
+    yield Pass("forward", calls, flops, op.bytes(arrays, outputs["tuned"][0]))
     if not any(needs):
         return
     dy = checks.cotangent(np.random.default_rng(0), outputs["tuned"])
     y, t_dy = oracle(*tensors, **attributes), torch.tensor(dy)
     sources = [t for t in tensors if t is not None and t.requires_grad]
-    yield (
-        "backward",
-        {
-            **{body: backward(body) for body in BODIES},
-            "torch": lambda: torch.autograd.grad(y, sources, t_dy, retain_graph=True, materialize_grads=True),
-        },
-    )
+    calls = {
+        **{body: backward(body) for body in BODIES},
+        "torch": lambda: torch.autograd.grad(y, sources, t_dy, retain_graph=True, materialize_grads=True),
+    }
+    moved = sum(a.nbytes for a in (dy, *calls["tuned"]()) if a is not None)
+    yield Pass("backward", calls, flops * min(sum(needs), 2), moved)
 
 
 def step(op: Op, sample: Sample, body: str) -> Call:
@@ -97,36 +115,71 @@ def torch_step(op: Op, sample: Sample) -> dict[str, Call]:
     return {"torch": optimizer.step}
 
 
-def measured(names: list[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield a row per op, bench sample and pass: medians in seconds."""
+def measured(names: list[str], seconds: float, limits: dict[str, float]) -> Iterator[Row]:
+    """Yield a row per op, bench sample and pass: medians in seconds, the bound, how near it is."""
     for name in names:
         for sample in OPS[name].bench_samples(np.random.default_rng(0), np.float32):
-            for way, calls in passes(OPS[name], sample):
+            for way, calls, flops, moved in passes(OPS[name], sample):
                 times = peers_time.interleaved(calls, seconds)
                 medians = {
                     body: times[body]["median"] if body in times else None for body in (*BODIES, "torch")
                 }
-                yield {"op": name, "size": sample.label, "way": way, **medians}
+                compute, memory = (
+                    flops / (limits["fma_gflops"] * 1e9),
+                    moved / (limits["memory_gbytes"] * 1e9),
+                )
+                yield {
+                    "op": name, "size": sample.label, "way": way, **medians,
+                    "bound": "FMA" if compute >= memory else "memory",
+                    "of_bound": max(compute, memory) / medians["tuned"],
+                }  # fmt: skip
 
 
-def line(row: dict[str, Any]) -> str:
-    """Return a row as text: times, and how many times ``tuned`` is as fast as the others."""
+def line(row: Row) -> str:
+    """Return a row as text: times, how many times ``tuned`` is as fast as the others, share of its bound."""
     over = [factor(row[other] / row["tuned"]) if row[other] else "" for other in ("vectorized", "torch")]
     times = [duration(row[body]) for body in (*BODIES, "torch")]
-    what = f"{row['op']} {row['size']}"
     return (
-        f"{what[:50]:<51}{row['way']:<9}"
+        f"{row['op'] + ' ' + row['size']:.49}".ljust(50)
+        + f"{row['way']:<9}"
         + "".join(f"{t:>9}" for t in times)
         + "".join(f"{o:>8}" for o in over)
+        + f"{row['of_bound']:>6.0%} {row['bound'][0].upper()}"
     )
 
 
-def slower(rows: list[dict[str, Any]], other: str) -> list[str]:
-    """Return the rows in which ``tuned`` takes longer than ``other``, the worst first."""
+def called(row: Row) -> str:
+    """Return what a row is called."""
+    return f"{row['op']} {row['size']} {row['way']}"
+
+
+def compared(rows: list[Row], other: str) -> dict[str, Any]:
+    """Return the geometric mean of the other's time over ``tuned``'s, and the rows below one."""
     ratios = [(row[other] / row["tuned"], row) for row in rows if row[other]]
-    found = sorted((r for r in ratios if r[0] < 1), key=lambda r: r[0])
-    lines = [f"slower than {other}: {len(found)} of {len(ratios)} passes"]
-    return lines + [f"  {factor(ratio)}  {row['op']} {row['size']} {row['way']}" for ratio, row in found]
+    slow = sorted((r for r in ratios if r[0] < 1), key=lambda r: r[0])
+    return {
+        "passes": len(ratios),
+        "geometric_mean": statistics.geometric_mean(ratio for ratio, _ in ratios) if ratios else None,
+        "slower": [
+            {"row": called(row), "ratio": ratio, "bound": row["bound"], "of_bound": row["of_bound"]}
+            for ratio, row in slow
+        ],
+    }
+
+
+def report(other: str, result: dict[str, Any]) -> str:
+    """Return ``compared`` as text, the slowest first."""
+    if not result["passes"]:
+        return f"{other} has none of these passes"
+    lines = [
+        f"{other} over tuned, geometric mean of {result['passes']} passes: "
+        f"{factor(result['geometric_mean'])}; tuned is slower in {len(result['slower'])}"
+        + ":"
+        * bool(result["slower"])
+    ]
+    for slow in result["slower"]:
+        lines.append(f"  {factor(slow['ratio'])}  {slow['of_bound']:4.0%} of {slow['bound']}  {slow['row']}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -142,17 +195,26 @@ def main() -> None:
         parser.error(f"no such op: {', '.join(unknown)}")
     torch.set_num_threads(arguments.threads)
     nnk.set_num_threads(arguments.threads)
+    limits = {
+        "fma_gflops": ceilings.fma_peak(arguments.threads),
+        "memory_gbytes": ceilings.memory_bandwidth(arguments.threads),
+    }
     head = "".join(f"{body:>9}" for body in ("tuned", "vector.", "torch"))
-    print(f"{'':<60}{head}{'x':>8}{'x torch':>8}")
-    rows = []
-    for row in measured(arguments.ops or list(OPS), arguments.seconds):
+    print(f"{'':<59}{head}{'x':>8}{'x torch':>8}  limit")
+    rows: list[Row] = []
+    for row in measured(arguments.ops or list(OPS), arguments.seconds, limits):
         rows.append(row)
         print(line(row), flush=True)
-    print("", *slower(rows, "vectorized"), *slower(rows, "torch"), sep="\n")
+    results = {other: compared(rows, other) for other in ("vectorized", "torch")}
+    print("", *(report(other, result) for other, result in results.items()), sep="\n")
     out = arguments.out or (None if arguments.ops else HERE / "results" / "vocabulary.json")
     if out is not None:
-        facts = {"machine": peers.machine(), "versions": info.versions() | {"torch": torch.__version__}}
-        io.write_json(out, {**facts, "threads": arguments.threads, "dtype": "float32", "rows": rows})
+        facts = {
+            "machine": peers.machine(), "versions": info.versions() | {"torch": torch.__version__},
+            "date": datetime.date.today().isoformat(), "threads": arguments.threads, "dtype": "float32",
+            "ceilings": limits,
+        }  # fmt: skip
+        io.write_json(out, {**facts, "compared": results, "rows": rows})
         print(f"wrote {out}")
 
 

@@ -91,8 +91,8 @@ def test_uncompiled_body_without_a_fault_passes_what_mutants_must_fail(plain, na
     assert judged(replace(OPS[name], tuned=plain[name].tuned), "tuned") is None
 
 
-def test_every_op_has_mutants_and_their_count_is_printed(capsys):
-    assert all(OPS[name].mutants for name in NAMES)
+def test_every_op_has_four_mutants_at_least_and_their_number_is_printed(capsys):
+    assert min(len(OPS[name].mutants) for name in NAMES) >= 4
     with capsys.disabled():
         print(f"\n{len(MUTANTS)} planted mutants in {len(NAMES)} ops")
 

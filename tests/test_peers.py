@@ -15,8 +15,8 @@ needs_torch = pytest.mark.skipif(
 )
 
 
-def call(*arguments):
-    command = [sys.executable, str(BENCHMARKS / "peers.py"), *map(str, arguments)]
+def call(*arguments, script="peers.py"):
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
@@ -54,6 +54,31 @@ def test_a_pattern_that_fits_nothing_is_an_error():
     done = call("--only", "xyzzy")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no row's name holds 'xyzzy'" in done.stderr
+
+
+@needs_torch
+def test_the_vocabulary_is_timed_op_by_op(tmp_path):
+    out = tmp_path / "vocabulary.json"
+    done = call("relu", "sgd_step", "--seconds", 0.01, "--out", out, script="vocabulary.py")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    results = json.loads(out.read_text(encoding="utf-8"))
+    ways = {(row["op"], row["way"]) for row in results["rows"]}
+    assert ways == {("relu", "forward"), ("relu", "backward"), ("sgd_step", "step")}
+    for other in ("vectorized", "torch"):
+        ratios = [row[other] / row["tuned"] for row in results["rows"]]
+        compared = results["compared"][other]
+        assert compared["passes"] == len(ratios)
+        assert [slow["ratio"] for slow in compared["slower"]] == sorted(r for r in ratios if r < 1)
+        assert f"{other} over tuned, geometric mean of {len(ratios)} passes" in done.stdout
+    assert all(row["of_bound"] > 0 for row in results["rows"])
+
+
+@needs_torch
+def test_an_unknown_op_is_an_error():
+    done = call("xyzzy", script="vocabulary.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no such op: xyzzy" in done.stderr
 
 
 def test_rows_are_named_once_and_build(on_path):
