@@ -18,12 +18,12 @@ import numpy as np
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import check_activation
-from nnkernels.ops.conv2d import check_groups
+from nnkernels.ops.conv2d import check_arrays, sample
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import check_int, floats, given, output_size, rank
+from nnkernels.ops.validate import check_int, output_size
 
 Grads = tuple[Array | None, Array | None, Array | None]
 Inputs = tuple[Array, Array, Array | None]
@@ -206,28 +206,12 @@ def check(
     x: Array, w: Array, b: Array | None = None, *, stride: int = 1, padding: int = 0, dilation: int = 1,
     groups: int = 1, activation: str | None = None,
 ) -> None:  # fmt: skip
-    floats("conv1d", x=x, w=w, **given(b=b))
-    rank("conv1d", "x", x, 3, "(N, C, L)")
-    rank("conv1d", "w", w, 3, "(out_channels, in_channels, S)")
-    if w.size == 0:
-        raise ValueError(f"conv1d: w must not be empty, got shape {w.shape}")
-    check_groups("conv1d", groups, x, w)
+    check_arrays("conv1d", x, w, b, "L", "S", groups)
     check_activation("conv1d", activation)
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"conv1d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     check_int("conv1d", "stride", stride, 1)
     check_int("conv1d", "padding", padding, 0)
     check_int("conv1d", "dilation", dilation, 1)
     output_size("conv1d", x.shape[2], dilation * (w.shape[2] - 1) + 1, stride, padding, "L")
-
-
-def sample(
-    rng: np.random.Generator, dtype: Any, x: tuple[int, ...], w: tuple[int, ...], *,
-    bias: bool = True, **attributes: Any,
-) -> Sample:  # fmt: skip
-    arrays = tuple(np.asarray(rng.standard_normal(s), dtype) for s in (x, w, w[:1]))
-    label = f"{x} * {w}" + (f" {attributes}" if attributes else "")
-    return Sample(label, arrays if bias else (*arrays[:2], None), attributes)
 
 
 def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
@@ -248,7 +232,7 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 def bad_inputs() -> Iterator[BadInput]:
     x, w = np.ones((2, 3, 5)), np.ones((4, 3, 3))
     yield BadInput(ValueError, "x must have 3 axes (N, C, L), got shape (3, 5)", (x[0], w))
-    yield BadInput(ValueError, "w must have 3 axes (out_channels, in_channels, S)", (x, w[..., None]))
+    yield BadInput(ValueError, "w must have 3 axes (out_channels, in_channels / groups, S)", (x, w[..., None]))
     yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
     yield BadInput(ValueError, "activation must be", (x, w), {"activation": "tanh"})
     yield BadInput(ValueError, "w takes 3 in each of 2 groups", (x, w), {"groups": 2})

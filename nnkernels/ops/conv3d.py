@@ -20,12 +20,12 @@ import numpy as np
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty
 from nnkernels.ops.activation import check_activation, through_relu
-from nnkernels.ops.conv2d import check_groups
+from nnkernels.ops.conv2d import check_arrays, sample
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import out_length
 from nnkernels.ops.conv2d.tuned import How, correlate, input_gradient, weight_gradients
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import fail_type, floats, given, output_size, rank
+from nnkernels.ops.validate import fail_type, output_size
 
 Triple = tuple[int, int, int]
 Size = int | Triple
@@ -282,15 +282,8 @@ def check(
     x: Array, w: Array, b: Array | None = None, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
     groups: int = 1, activation: str | None = None,
 ) -> None:  # fmt: skip
-    floats("conv3d", x=x, w=w, **given(b=b))
-    rank("conv3d", "x", x, 5, "(N, C, D, H, W)")
-    rank("conv3d", "w", w, 5, "(out_channels, in_channels / groups, T, R, S)")
-    if w.size == 0:
-        raise ValueError(f"conv3d: w must not be empty, got shape {w.shape}")
-    check_groups("conv3d", groups, x, w)
+    check_arrays("conv3d", x, w, b, "D, H, W", "T, R, S", groups)
     check_activation("conv3d", activation)
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"conv3d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     how = (
         check_triple("conv3d", "stride", stride, 1),
         check_triple("conv3d", "padding", padding, 0),
@@ -298,15 +291,6 @@ def check(
     )
     for axis, n, r, s, p, d in zip("DHW", x.shape[2:], w.shape[2:], *how):
         output_size("conv3d", n, d * (r - 1) + 1, s, p, axis)
-
-
-def sample(
-    rng: np.random.Generator, dtype: Any, x: tuple[int, ...], w: tuple[int, ...], *,
-    bias: bool = True, **attributes: Any,
-) -> Sample:  # fmt: skip
-    arrays = tuple(np.asarray(rng.standard_normal(s), dtype) for s in (x, w, w[:1]))
-    label = f"{x} * {w}" + (f" {attributes}" if attributes else "")
-    return Sample(label, arrays if bias else (*arrays[:2], None), attributes)
 
 
 def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:

@@ -35,16 +35,9 @@ def check(
     x: Array, w: Array, b: Array | None = None, *, stride: int | Pair = 1, padding: int | Pair = 0,
     dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
 ) -> None:  # fmt: skip
-    floats("conv2d", x=x, w=w, **given(b=b))
-    rank("conv2d", "x", x, 4, "(N, C, H, W)")
-    rank("conv2d", "w", w, 4, "(out_channels, in_channels, R, S)")
-    if w.size == 0:
-        raise ValueError(f"conv2d: w must not be empty, got shape {w.shape}")
-    check_groups("conv2d", groups, x, w)
+    check_arrays("conv2d", x, w, b, "H, W", "R, S", groups)
     check_activation("conv2d", activation)
     check_winograd(winograd, w, stride, padding, dilation, groups)
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"conv2d: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
     (sh, sw), (ph, pw), (dh, dw) = (
         check_pair("conv2d", "stride", stride, 1),
         check_pair("conv2d", "padding", padding, 0),
@@ -52,6 +45,19 @@ def check(
     )
     output_size("conv2d", x.shape[2], dh * (w.shape[2] - 1) + 1, sh, ph, "H")
     output_size("conv2d", x.shape[3], dw * (w.shape[3] - 1) + 1, sw, pw, "W")
+
+
+def check_arrays(op: str, x: Array, w: Array, b: Array | None, axes: str, taps: str, groups: int) -> None:
+    """Check the arrays of a convolution over the axes of x named, by filters with the axes ``taps``."""
+    floats(op, x=x, w=w, **given(b=b))
+    dimensions = 2 + len(axes.split(", "))
+    rank(op, "x", x, dimensions, f"(N, C, {axes})")
+    rank(op, "w", w, dimensions, f"(out_channels, in_channels / groups, {taps})")
+    if w.size == 0:
+        raise ValueError(f"{op}: w must not be empty, got shape {w.shape}")
+    check_groups(op, groups, x, w)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"{op}: b must have shape {w.shape[:1]}, one value per filter, got {b.shape}")
 
 
 def check_winograd(winograd: Winograd, w: Array, *how: Any) -> None:
