@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from nnkernels.machine.memory import poisoned
-from nnkernels.ops.matmul.gemm import DIRECT_MOST_B, DOT_MOST_ROWS, KC, SERIAL_BELOW, gemm, method
+from nnkernels.ops.matmul.gemm import (
+    DIRECT_MOST_B,
+    DOT_MOST_ROWS,
+    KC,
+    SERIAL_BELOW,
+    STRIP_LEAST_ROWS,
+    STRIP_MOST_K,
+    gemm,
+    method,
+)
 from nnkernels.ops.matmul.micro import MR
 
 # Each way with the transpositions (of a, of b) that it allows.
@@ -15,6 +24,7 @@ FORMS = {
     "row": [(False, False), (True, False)],
     "outer": [(False, False), (True, False)],
     "dot": [(False, True)],
+    "strip": [(False, True)],
     "direct": [(False, False), (True, False)],
     "packed": [(False, False), (True, False), (False, True), (True, True)],
 }
@@ -106,6 +116,9 @@ LARGE_K = DIRECT_MOST_B // 128 + 1
         (2 * MR + 1, 128, LARGE_K, False, False, "packed"),
         (1, 10, 10, False, True, "dot"),
         (DOT_MOST_ROWS, 1000, 1000, False, True, "dot"),
+        (STRIP_LEAST_ROWS, 10, STRIP_MOST_K, False, True, "strip"),
+        (STRIP_LEAST_ROWS - 1, 10, STRIP_MOST_K, False, True, "dot"),
+        (DOT_MOST_ROWS, 10, STRIP_MOST_K + 1, False, True, "dot"),
         (DOT_MOST_ROWS + 1, 10, 10, False, True, "packed"),
         (1, 10, 10, True, True, "packed"),
     ],
@@ -128,7 +141,7 @@ def test_the_rule_never_picks_a_way_for_a_form_that_it_cannot_do():
 @both_dtypes
 @pytest.mark.parametrize("way", [None, *FORMS])
 def test_empty_products(way, dtype):
-    transpose_b = way == "dot"
+    transpose_b = way in ("dot", "strip")
 
     def product(M, N, K, add):
         a, b = np.ones((M, K), dtype), np.ones((N, K) if transpose_b else (K, N), dtype)

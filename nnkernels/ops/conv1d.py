@@ -232,7 +232,7 @@ def samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
 def bad_inputs() -> Iterator[BadInput]:
     x, w = np.ones((2, 3, 5)), np.ones((4, 3, 3))
     yield BadInput(ValueError, "x must have 3 axes (N, C, L), got shape (3, 5)", (x[0], w))
-    yield BadInput(ValueError, "w must have 3 axes (out_channels, in_channels / groups, S)", (x, w[..., None]))
+    yield BadInput(ValueError, "w must have 3 axes (out_channels, in_channels / groups, S)", (x, w[0]))
     yield BadInput(ValueError, "x has 3 channels, w takes 2", (x, w[:, :2]))
     yield BadInput(ValueError, "activation must be", (x, w), {"activation": "tanh"})
     yield BadInput(ValueError, "w takes 3 in each of 2 groups", (x, w), {"groups": 2})

@@ -78,7 +78,9 @@ def flops(a: Array, b: Array) -> int:
 def explain(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, str]:
     (M, K), P = a[-2:], b[-1]
     count = math.prod(np.broadcast_shapes(a[:-2], b[:-2]))
-    each = f" (each of {count})" if len(a) > 2 or len(b) > 2 else ""
+    if len(b) == 2:  # one b: the rows of all a's are multiplied at once
+        M, count = M * count, 1
+    each = f" (each of {count})" if len(b) > 2 else ""
     lines = {
         "forward": describe(M, P, K),
         "da": describe(M, K, P, transposed_b=True),

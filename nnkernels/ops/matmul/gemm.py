@@ -1,11 +1,13 @@
 """General matrix product y (+)= a b of contiguous matrices, either of which may be given transposed.
 
-Five ways, one rule (``method``):
+Six ways, one rule (``method``):
 
 - ``row``: one or two rows of a. Each number of b is used once, so only reading b counts.
 - ``outer``: one or two columns of a, times as many rows of b. Only writing y counts, row after row.
 - ``dot``: a's rows against the rows of a transposed b, in plain 4 x 4 tiles of dot products. Both operands
   are read as they lie. For few rows of a, where rearranging b would cost more than it saves.
+- ``strip``: the same product, b's rows copied into a panel of columns by the task that multiplies them. For
+  short rows, whose dot products would spend their time on adding up the lanes of sums.
 - ``direct``: the micro-kernel on the operands as they lie. For b with contiguous rows, while it is small.
 - ``packed``: blocks of both operands are first copied into panels (see ``packing``), KC deep, then
   multiplied.
@@ -32,19 +34,22 @@ DIRECT_MC, DIRECT_NC = 32, 96  # the same for operands as they lie: small produc
 DOT_MC, DOT_NC = 32, 64
 SERIAL_BELOW = 1_200_000  # multiply-adds: about 10 us of work, what waking a second thread costs
 DOT_MOST_ROWS = 128
+STRIP_LEAST_ROWS, STRIP_MOST_K = 32, 256
 MOST_SINGLE = 2  # rows or columns of a, that are multiplied one by one
 OUTER_ELEMENTS = 1 << 15  # of y in a task of an outer product
 OUTER_SERIAL_BELOW = 1 << 18  # elements of y
 ROW_NC = 1024  # columns of a task of one row: its sums stay in the L1 cache
 DIRECT_MOST_B = 1 << 17  # elements of b: 512 KiB of float32, half an L2 cache
 
-Method = Literal["row", "outer", "dot", "direct", "packed"]
+Method = Literal["row", "outer", "dot", "strip", "direct", "packed"]
 
 
 def method(M: int, N: int, K: int, transposed_a: bool, transposed_b: bool) -> Method:
     """Return the way to multiply (M, K) by (K, N) that was fastest where it was measured."""
     if transposed_b:
-        return "dot" if M <= DOT_MOST_ROWS and not transposed_a else "packed"
+        if M > DOT_MOST_ROWS or transposed_a:
+            return "packed"
+        return "strip" if M >= STRIP_LEAST_ROWS and K <= STRIP_MOST_K else "dot"
     if M <= MOST_SINGLE:
         return "row"
     if K <= MOST_SINGLE:
@@ -64,6 +69,8 @@ def describe(M: int, N: int, K: int, transposed_a: bool = False, transposed_b: b
         why = f"{rows} not repay rearranging b (from {DOT_MOST_ROWS + 1})"
     elif way == "outer":
         why = f"each number of y is {'one product' if K == 1 else 'two products'}, so only writing counts"
+    elif way == "strip":
+        why = f"rows of b are short (up to {STRIP_MOST_K}) and become columns just before they are used"
     elif way == "packed":
         why = "the rows of a repay copying b into panels"
     elif K * N <= DIRECT_MOST_B:
@@ -163,6 +170,36 @@ def dot_task(task: int, a: Array, b: Array, M: int, N: int, K: int, y: Array, ad
 def dot_parallel(tasks: int, a: Array, b: Array, M: int, N: int, K: int, y: Array, add: bool) -> None:
     for task in prange(tasks):
         dot_task(signed(task), a, b, M, N, K, y, add)
+
+
+@jit_tuned
+def strip_task(
+    task: int, a: Array, b: Array, at: Array, M: int, N: int, K: int, panels: Array, y: Array, add: bool
+) -> None:
+    """Pack VECTORS vectors of b's rows as columns, at their place in ``panels``, and multiply them."""
+    NR = VECTORS * lanes_of(y)
+    j, n = task * NR, min(NR, N - task * NR)
+    pack_b(b, U(j * K), U(1), U(K), K, n, panels, U(j * K))
+    block_product(
+        a, U(0), MR * K, U(K), U(1), M, panels, U(j * K), NR * K, at, n, K,
+        signed(1), U(0), U(0), y, U(j), U(N), add,
+    )  # fmt: skip
+
+
+@jit_tuned
+def strip_serial(
+    tasks: int, a: Array, b: Array, at: Array, M: int, N: int, K: int, panels: Array, y: Array, add: bool
+) -> None:
+    for task in range(tasks):
+        strip_task(task, a, b, at, M, N, K, panels, y, add)
+
+
+@jit_parallel
+def strip_parallel(
+    tasks: int, a: Array, b: Array, at: Array, M: int, N: int, K: int, panels: Array, y: Array, add: bool
+) -> None:
+    for task in prange(tasks):
+        strip_task(signed(task), a, b, at, M, N, K, panels, y, add)
 
 
 @jit_tuned
@@ -298,6 +335,13 @@ def dot_product(a: Array, b: Array, M: int, N: int, K: int, y: Array, add: bool)
         dot_parallel(tasks, a, b, M, N, K, y, add)
 
 
+def strip_product(a: Array, b: Array, M: int, N: int, K: int, y: Array, add: bool) -> None:
+    NR = VECTORS * lanes(y.dtype)
+    tasks = -(-N // NR)
+    run = strip_serial if M * N * K < SERIAL_BELOW else strip_parallel
+    run(tasks, a, b, row_offsets(K, NR), M, N, K, empty((tasks * NR * K,), y.dtype), y, add)
+
+
 def direct_product(
     a: Array, a_row: int, a_col: int, b: Array, M: int, N: int, K: int, y: Array, add: bool
 ) -> None:
@@ -348,5 +392,7 @@ def gemm(
         outer_product(a, a_row, a_col, b, M, N, K, y, add)
     elif way == "row":
         row_product(a, a_row, a_col, b, M, N, K, y, add)
+    elif way == "strip":
+        strip_product(a, b, M, N, K, y, add)
     else:
         dot_product(a, b, M, N, K, y, add)
