@@ -2,8 +2,8 @@
 
     pytest tests/test_draws.py --draws 10000
 
-draws so many calls over all differentiable ops, and prints the number for each. Update steps have their tests
-beside torch.optim's in test_optim.py.
+draws so many calls over all ops, and prints the number for each. An update step is drawn as a few steps of
+its optimizer in float64, since some rules (Adam's without memory) make a sign of a rounding error.
 """
 
 from collections import Counter
@@ -13,12 +13,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import DRAWS
+from oracles.common import SIZE, shapes
 from test_oracles import narrowed, through_torch
 
+import nnkernels as nnk
+from nnkernels import nn, optim
 from nnkernels.ops import OPS, checks
 from nnkernels.ops.op import Sample
 
-NAMES = sorted(name for name in OPS if OPS[name].loops.backward is not None)
+FRACTION = st.sampled_from([0.0, 0.3, 0.9, 0.99])
+MEMORY = st.sampled_from([0.3, 0.9, 0.99])  # without, a variance is all rounding error
+EPS = st.sampled_from([1e-8, 1e-3])
+BETAS = {"betas": st.tuples(FRACTION, FRACTION), "eps": EPS}
+DECOUPLED = {"decoupled_weight_decay": st.booleans()}
+# The optimizer of each update step, and its options besides the rate and the weight decay.
+UPDATES = {
+    "sgd_step": ("SGD", {"momentum": FRACTION, "dampening": FRACTION, "nesterov": st.booleans()}),
+    "adam_step": ("Adam", {**BETAS, **DECOUPLED, "amsgrad": st.booleans()}),
+    "nadam_step": ("NAdam", {**BETAS, **DECOUPLED, "momentum_decay": st.sampled_from([4e-3, 0.1])}),
+    "radam_step": ("RAdam", {**BETAS, **DECOUPLED}),
+    "rmsprop_step": (
+        "RMSprop", {"alpha": MEMORY, "eps": EPS, "momentum": FRACTION, "centered": st.booleans()}
+    ),
+    "adagrad_step": ("Adagrad", {"lr_decay": FRACTION, "initial_accumulator_value": FRACTION, "eps": EPS}),
+    "adadelta_step": ("Adadelta", {"rho": FRACTION, "eps": EPS}),
+    "muon_step": ("Muon", {"momentum": FRACTION, "nesterov": st.booleans(), "ns_steps": st.integers(1, 6)}),
+}  # fmt: skip
+NOT_IN_TORCH = {"lion_step", "shrink_step"}  # test_optim.py and test_regularizers.py have their formulas
+NAMES = sorted(OPS.keys() - UPDATES.keys() - NOT_IN_TORCH)
 drawn = Counter()
 
 
@@ -36,31 +58,81 @@ def compare(name, sample):
         checks.assert_close(g, None if w is None else narrowed(w, dtype), op.tolerance, what)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_drawn_call_equals_torch(name, request):
-    pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
-    assert name in DRAWS, f"{name} has no draws: write them in tests/oracles"
-    count = -(-request.config.getoption("--draws") // len(NAMES))
+def compare_steps(torch, name, draw):
+    """Compare a few steps of an optimizer with those of torch.optim."""
+    kind, options = UPDATES[name]
+    options = {option: draw(values, label=option) for option, values in options.items()}
+    options |= {"lr": draw(st.sampled_from([1e-3, 0.05, 0.5])), "weight_decay": draw(FRACTION)}
+    if name == "sgd_step" and options["nesterov"]:
+        options |= {"dampening": 0.0, "momentum": max(options["momentum"], 0.1)}
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+    shape = st.lists(SIZE, min_size=2, max_size=2) if name == "muon_step" else shapes()
+    values = [rng.standard_normal(s) for s in draw(st.lists(shape, min_size=1, max_size=3))]
+    ours = [nn.Parameter(v.copy()) for v in values]
+    theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
+    pair = getattr(optim, kind)(ours, **options), getattr(torch.optim, kind)(theirs, **options)
+    for _ in range(draw(st.integers(1, 7), label="steps")):
+        for p, q in zip(ours, theirs):
+            g = rng.standard_normal(p.shape)
+            p.grad, q.grad = nnk.tensor(g), torch.tensor(g)
+        for optimizer in pair:
+            optimizer.step()
+    for p, q in zip(ours, theirs):
+        what = f"{kind}, {options}"
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-8, atol=1e-8, err_msg=what)
+
+
+@pytest.fixture
+def torch_in_float64(monkeypatch):
+    """torch that has float64 where it would take float32 (NAdam's product) or bfloat16 (Muon's products)."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.to(torch.float64, copy=True))
+    yield torch
+    torch.set_default_dtype(before)
+
+
+def draw_calls(name, request, one):
+    """Run ``one(data)`` for this op's share of all draws, and count."""
+    count = -(-request.config.getoption("--draws") // (len(NAMES) + len(UPDATES)))
 
     @settings(max_examples=count, deadline=None, derandomize=True, database=None,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(data=st.data())
     def run(data):
-        rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
-        arrays, attributes = DRAWS[name](data.draw, rng)
-        dtype = data.draw(st.sampled_from([np.float32, np.float64]))
-        arrays = tuple(a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in arrays)
-        label = f"{[None if a is None else a.shape for a in arrays]}, {attributes}"
-        compare(name, Sample(label, arrays, attributes))
+        one(data)
         drawn[name] += 1
 
     run()
     assert drawn[name] >= count, f"{name}: only {drawn[name]} of {count} calls were drawn"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drawn_call_equals_torch(name, request):
+    pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
+    assert name in DRAWS, f"{name} has no draws: write them in tests/oracles"
+
+    def one(data):
+        rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+        arrays, attributes = DRAWS[name](data.draw, rng)
+        dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+        arrays = tuple(a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in arrays)
+        label = f"{[None if a is None else a.shape for a in arrays]}, {attributes}"
+        compare(name, Sample(label, arrays, attributes))
+
+    draw_calls(name, request, one)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_drawn_steps_equal_torchs(name, request, torch_in_float64):
+    draw_calls(name, request, lambda data: compare_steps(torch_in_float64, name, data.draw))
+
+
 def test_the_numbers_of_draws_are_printed(capsys):
     pytest.importorskip("torch", reason="PyTorch, the second oracle, is not installed")
-    assert drawn.keys() <= DRAWS.keys() == set(NAMES)
+    assert DRAWS.keys() == set(NAMES)
+    assert drawn.keys() <= {*NAMES, *UPDATES}
     with capsys.disabled():
         print(f"\n{drawn.total()} calls drawn, all equal to PyTorch's:")
         print(", ".join(f"{name} {n}" for name, n in sorted(drawn.items())))

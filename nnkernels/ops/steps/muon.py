@@ -164,7 +164,6 @@ def bad_inputs() -> Iterator[BadInput]:
     yield BadInput(ValueError, "ns_steps must be below 100, got 100", three, {"ns_steps": 100})
     yield BadInput(TypeError, "ns_coefficients must be three numbers", three, {"ns_coefficients": (1.0, 2.0)})
     yield BadInput(ValueError, 'adjust_lr_fn must be None, "original" or', three, {"adjust_lr_fn": "mine"})
-    yield BadInput(ValueError, "nesterov needs momentum above 0", three, {"momentum": 0.0})
 
 
 def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:

@@ -86,10 +86,10 @@ def check_hyper_parameters(who: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name in HYPER_PARAMETERS:
             HYPER_PARAMETERS[name](who, name, value)
-    if values.get("nesterov") and not (values["momentum"] > 0 and values.get("dampening", 0) == 0):
+    if "dampening" in values and values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
         raise ValueError(
             f"{who}: nesterov needs momentum above 0 and dampening 0, got momentum {values['momentum']} and "
-            f"dampening {values.get('dampening', 0)}"
+            f"dampening {values['dampening']}"
         )
 
 
