@@ -208,15 +208,22 @@ def test_large_calls_agree_with_loops_on_any_number_of_threads(name, shape, attr
     checks.check_threads(OPS[name], sample, rng)
 
 
-@pytest.mark.parametrize("name", ["adaptive_max_pool2d", "max_pool2d"])
 @pytest.mark.parametrize("body", ["loops", "vectorized", "tuned"])
-def test_maxima_of_ties_infinities_and_nan_are_the_first_largest(name, body):
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("adaptive_max_pool2d", {"output_size": (4, 3)}),
+        ("max_pool2d", {"kernel_size": 3, "dilation": 2, "padding": 1}),
+        ("max_pool1d", {"kernel_size": 3, "stride": 2, "dilation": 2, "padding": 1}),
+        ("max_pool1d", {"kernel_size": 5, "stride": 3, "padding": 2}),
+        ("max_pool1d", {"kernel_size": 4, "stride": 1, "padding": 2, "ceil_mode": True}),
+    ],
+)
+def test_maxima_of_ties_infinities_and_nan_are_the_first_largest(name, attributes, body):
     x = np.random.default_rng(0).integers(0, 3, (3, 2, 9, 11)).astype(np.float32)
     x[0, 1] = -np.inf
     x[1, :, 4, 5] = np.nan
-    attributes = (
-        {"output_size": (4, 3)} if "adaptive" in name else {"kernel_size": 3, "dilation": 2, "padding": 1}
-    )
+    x = x[:, :, 4] if "1d" in name else x
     y, argmax = OPS[name].body(body).forward(x, **attributes)
     t, options = torch.tensor(x), {**attributes, "return_indices": True}
     wanted, places = getattr(torch.nn.functional, name)(t, **options)

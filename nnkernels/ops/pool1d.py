@@ -245,7 +245,8 @@ ADAPTIVE = (
 max_pool1d = make_op(
     pooling.max_pool2d, check_max, max_samples, max_bad_inputs, windows_bench, *WINDOWS,
     mutant("dilation taken for stride", "loops", "dw * s - pw", "sw * s - pw", "pooling/loops.py"),
-    mutant("columns not dilated", "tuned", "line[s * dw :]", "line[s:]", "pooling/tuned.py"),
+    mutant("columns not dilated", "tuned", "s * dw // sw :", "s // sw :", "pooling/tuned.py"),
+    mutant("padded with 0", "tuned", "line[w] = -np.inf", "line[w] = 0", "pooling/tuned.py"),
 )  # fmt: skip
 avg_pool1d = make_op(
     pooling.avg_pool2d, check_avg, avg_samples, avg_bad_inputs, windows_bench, *WINDOWS,

@@ -109,6 +109,51 @@ def max_planes(x: Array, g: Geometry, y: Array, argmax: Array) -> None:
                 argmax[i, p, q] = at[q * sw]
 
 
+@inline
+def split(line: Array, sw: int, phases: Array) -> None:
+    """phases[b, j] = line[sw j + b]: windows sw apart start side by side in a phase."""
+    if sw == 2:  # a constant stride becomes shuffles
+        for j in range(phases.shape[1]):
+            phases[0, j] = line[2 * j]
+            phases[1, j] = line[2 * j + 1]
+    else:
+        for b in range(sw):
+            for j in range(phases.shape[1]):
+                phases[b, j] = line[sw * j + b]
+
+
+@inline
+def max_at(row: Array, first: int, step: int, best: Array, at: Array) -> None:
+    """best_q = max(best_q, row_q), where row_q has the place first + step q."""
+    for q in range(best.size):
+        v, b, j = row[q], best[q], at[q]
+        wins = beats(v, b)
+        best[q] = v if wins else b
+        at[q] = first + step * q if wins else j
+
+
+@jit_elementwise
+def max_rows(x: Array, g: Geometry, y: Array, argmax: Array) -> None:
+    """Images of one row: all windows at once, tap after tap."""
+    W, Q = x.shape[2], y.shape[2]
+    _, S, _, sw, _, pw, _, dw = g
+    length = (line_length(W, Q, S, sw, pw, dw) + sw - 1) // sw
+    line, phases = np.empty(length * sw, x.dtype), np.empty((sw, length), x.dtype)
+    for w in range(line.size):
+        line[w] = -np.inf
+    outside = (pw + sw - 1) // sw  # so many windows start in the padding
+    for i in range(len(x)):
+        best, at = y[i, 0], argmax[i, 0]
+        copy(x[i, 0], line[pw : pw + W])
+        split(line, sw, phases)
+        for q in range(Q):
+            best[q], at[q] = -np.inf, sw * q - pw
+        for q in range(min(outside, Q)):
+            at[q] = (sw * q - pw) % dw  # the first tap that lies in the image
+        for s in range(S):
+            max_at(phases[s * dw % sw, s * dw // sw :], s * dw - pw, sw, best, at)
+
+
 @jit_elementwise
 def max_planes_2x2(x: Array, y: Array, argmax: Array) -> None:
     """2x2 windows side by side: a tournament of four, each element loaded once."""
@@ -243,6 +288,13 @@ def max_parallel(x: Array, g: Geometry, share: int, y: Array, argmax: Array) -> 
 
 
 @jit_parallel
+def max_parallel_rows(x: Array, g: Geometry, share: int, y: Array, argmax: Array) -> None:
+    for c in prange((len(x) + share - 1) // share):
+        i, j = c * share, (c + 1) * share
+        max_rows(x[i:j], g, y[i:j], argmax[i:j])
+
+
+@jit_parallel
 def max_parallel_2x2(x: Array, share: int, y: Array, argmax: Array) -> None:
     for c in prange((len(x) + share - 1) // share):
         i, j = c * share, (c + 1) * share
@@ -307,6 +359,7 @@ class Plan(NamedTuple):
     x_planes: Planes  # (N C, H, W)
     y_planes: Planes
     whole: bool  # there are images, and one window covers each
+    one_row: bool  # of images and of windows
     side_by_side: bool  # 2x2 windows, none over the edge
     serial: bool
     share: int  # planes of a task
@@ -319,8 +372,9 @@ def plan(x: tuple[int, ...], g: Geometry, ceil_mode: bool) -> Plan:
     _, _, P, Q = shape = out_shape(x, g, ceil_mode)
     serial, share = N * C * H * W < SERIAL_BELOW, share_of(N * C, H * W)
     whole = N * C > 0 and g[:2] == (H, W) and g[4:] == (0, 0, 1, 1)
+    one_row = H == P == g[0] == 1
     side_by_side = g == SIDE_BY_SIDE and 2 * P <= H and 2 * Q <= W
-    return Plan(shape, (N * C, H, W), (N * C, P, Q), whole, side_by_side, serial, share)
+    return Plan(shape, (N * C, H, W), (N * C, P, Q), whole, one_row, side_by_side, serial, share)
 
 
 @lru_cache(maxsize=256)
@@ -337,7 +391,7 @@ def max_pool2d_forward_tuned(
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:  # fmt: skip
     g = geometry(kernel_size, stride, padding, dilation)
-    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
+    shape, x_planes, y_planes, whole, one_row, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
     y, argmax = empty(shape, x.dtype), empty(shape, PLACE)
     if whole:
         flat = y.ravel(), argmax.ravel()
@@ -352,6 +406,11 @@ def max_pool2d_forward_tuned(
             max_planes_2x2(given, *planes)
         else:
             max_parallel_2x2(given, share, *planes)
+    elif one_row:
+        if serial:
+            max_rows(given, g, *planes)
+        else:
+            max_parallel_rows(given, g, share, *planes)
     elif serial:
         max_planes(given, g, *planes)
     else:
@@ -388,7 +447,7 @@ def avg_pool2d_forward_tuned(
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> tuple[Array, ...]:  # fmt: skip
     g = geometry(kernel_size, stride, padding)
-    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
+    shape, x_planes, y_planes, whole, _, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
     if whole and divisor_override is None:
         return mean_tuned.forward(x, (2, 3), True)
     y = empty(shape, x.dtype)
@@ -417,7 +476,7 @@ def avg_pool2d_backward_tuned(
         return (None,)
     (x,) = inputs
     g = geometry(kernel_size, stride, padding)
-    shape, x_planes, y_planes, whole, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
+    shape, x_planes, y_planes, whole, _, side_by_side, serial, share = plan(x.shape, g, ceil_mode)
     if whole and divisor_override is None:
         assert mean_tuned.backward is not None
         return mean_tuned.backward(dy, outputs, inputs, needs, (2, 3), True)
