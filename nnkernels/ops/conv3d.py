@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.jit import jit
-from nnkernels.machine.memory import Array, empty
+from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.ops.activation import check_activation, through_relu
 from nnkernels.ops.conv2d import check_arrays, sample
 from nnkernels.ops.conv2d.methods import describe
@@ -216,10 +216,18 @@ def folded(x: Array, T: int, M: int, stride: int, padding: int, dilation: int) -
     return images.reshape(N * M, C * T, H, W)
 
 
+def swapped(x: Array) -> Array:
+    """Return (N, B, A, P, Q) from (N, A, B, P, Q); NumPy's copy would be in memory that is new to it."""
+    N, A, B, P, Q = x.shape
+    y = empty((N, B, A, P, Q), x.dtype)
+    y[...] = x.swapaxes(1, 2)
+    return y
+
+
 def unfolded(images: Array, shape: tuple[int, ...], T: int, *how: int) -> Array:
     """Return dx of the given shape: what the images' slices add up to."""
     N, C, D, H, W = shape
-    dx = np.zeros(shape, images.dtype)
+    dx = zeros(shape, images.dtype)
     M = len(images) // N if N else 0
     parts = images.reshape(N, M, C, T, H, W)
     for t in range(T):
@@ -243,7 +251,7 @@ def conv3d_forward_tuned(
     M = out_length(x.shape[2], T, *depth)
     images = correlate(folded(x, T, M, *depth), w.reshape(K, C * T, R, S), b, how, activation == "relu")
     _, _, P, Q = images.shape
-    return (np.ascontiguousarray(images.reshape(len(x), M, K, P, Q).swapaxes(1, 2)),)
+    return (swapped(images.reshape(len(x), M, K, P, Q)),)
 
 
 def conv3d_backward_tuned(
@@ -255,7 +263,7 @@ def conv3d_backward_tuned(
         dy = through_relu(dy, outputs[0])
     depth, how = flat(stride, padding, dilation, groups)
     (N, channels, _, H, W), (K, C, T, R, S), M = x.shape, w.shape, dy.shape[2]
-    dimages = np.ascontiguousarray(dy.swapaxes(1, 2)).reshape(N * M, K, *dy.shape[3:])
+    dimages = swapped(dy).reshape(N * M, K, *dy.shape[3:])
     filters, dx, dw, db = w.reshape(K, C * T, R, S), None, None, None
     if needs[0]:
         each = input_gradient(dimages, (N * M, channels * T, H, W), filters, None, how)
@@ -397,7 +405,6 @@ conv3d = Op(
         mutant("slices behind not cleared", "tuned", "images[:, some.stop :, :, t] = 0", "pass"),
         mutant("slope of relu forgotten", "tuned", "dy = through_relu(dy, outputs[0])", "pass"),
         mutant("missing += in dx", "tuned", "dx[:, :, at] += parts", "dx[:, :, at] = parts"),
-        mutant("depth and channels swapped in dy", "tuned", "np.ascontiguousarray(dy.swapaxes(1, 2)).reshape",
-               "np.ascontiguousarray(dy).reshape"),
+        mutant("depth and channels swapped in dy", "tuned", "swapped(dy).reshape", "dy.reshape"),
     ),
 )  # fmt: skip
