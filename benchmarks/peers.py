@@ -144,13 +144,11 @@ def joined(
 ) -> dict[str, Any]:
     """Return one row of the JSON file, for one number of threads."""
     bodies = {"loops": None, **alone[min(alone)][row.name], **alone[threads][row.name]}
-    compute = bodies["flops"] / (limits["fma_gflops"] * 1e9)
-    memory = bodies["bytes"] / (limits["memory_gbytes"] * 1e9)
     settings = {name: result["rows"][row.name][str(threads)] for name, result in beside.items()}
+    seconds = settings["as_installed"]["ours"]["median"]
     return {
         "op": row.op, "family": row.family, "label": row.label, "way": row.way, "threads": threads, **bodies,
-        **settings, "bound": "FMA" if compute >= memory else "memory",
-        "of_bound": max(compute, memory) / settings["as_installed"]["ours"]["median"],
+        **settings, **peers_table.bound(bodies["flops"], bodies["bytes"], seconds, limits),
     }  # fmt: skip
 
 

@@ -13,6 +13,16 @@ def name(row: Row) -> str:
     return f"{row['op']} {row['label']} {row['way']}"
 
 
+def bound(flops: int, moved: int, seconds: float, limits: dict[str, float]) -> Row:
+    """Return which ceiling limits a call of so many FLOPs and bytes, and the time it allows over seconds."""
+    compute = flops / (limits["fma_gflops"] * 1e9)
+    memory = moved / (limits["memory_gbytes"] * 1e9)
+    return {
+        "bound": "FMA" if compute >= memory else "memory",
+        "of_bound": max(compute, memory) / seconds,
+    }
+
+
 def means(rows: list[Row], threads: list[int]) -> dict[str, Any]:
     """Return the geometric means of PyTorch's time over ours: setting -> threads -> all rows, each family."""
     result: dict[str, Any] = {}

@@ -134,7 +134,7 @@ def vocabulary(results: dict) -> str:
         f"{factor(torch['geometric_mean'])} in {torch['passes']}. `tuned` is slower than `vectorized` in "
         f"{len(vectorized['slower'])} of them, than PyTorch in {len(torch['slower'])}; the report and "
         "[vocabulary.json](benchmarks/results/vocabulary.json) name them with their bounds. float32, "
-        f"{results['threads']} threads, medians of interleaved runs; {machine['processor']} "
+        f"{results['threads']} threads, medians, PyTorch in turns with `tuned`; {machine['processor']} "
         f"({machine['llvm']}), {machine['cores']} cores, PyTorch {results['versions']['torch']}, "
         f"{results['date']}."
     )

@@ -19,11 +19,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 for variable in [v for v in os.environ if v.startswith("OPENBLAS_")]:
     del os.environ[variable]  # OPENBLAS_CORETYPE=Haswell would hold NumPy to AVX2
+if find_spec("torch") is None:
+    sys.exit("vocabulary.py: PyTorch is not installed: pip install torch==2.13.0")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
@@ -31,12 +34,12 @@ import numpy as np  # noqa: E402
 import peers  # noqa: E402
 import peers_time  # noqa: E402
 import torch  # noqa: E402
-from oracles import TORCH  # noqa: E402
-from peers_table import duration, factor  # noqa: E402
+from oracles import OPTIMIZERS, TORCH  # noqa: E402
+from peers_table import bound, duration, factor  # noqa: E402
 
 import nnkernels as nnk  # noqa: E402
 from nnkernels import io  # noqa: E402
-from nnkernels.machine import ceilings, info  # noqa: E402
+from nnkernels.machine import info  # noqa: E402
 from nnkernels.ops import OPS, Op, checks  # noqa: E402
 from nnkernels.ops.op import Sample  # noqa: E402
 
@@ -45,10 +48,6 @@ Row = dict[str, Any]
 BODIES = ("tuned", "vectorized")
 SETTLE = 0.05  # seconds in which the clock and the threads of a body settle before it is timed by itself
 REST = 0.3  # seconds after which NumPy's threads no longer spin
-OPTIMIZERS = {
-    "sgd_step": "SGD", "adam_step": "Adam", "nadam_step": "NAdam", "radam_step": "RAdam",
-    "rmsprop_step": "RMSprop", "adagrad_step": "Adagrad", "adadelta_step": "Adadelta", "muon_step": "Muon",
-}  # fmt: skip
 
 
 class Pass(NamedTuple):
@@ -130,15 +129,8 @@ def measured(names: list[str], seconds: float, limits: dict[str, float]) -> Iter
                 medians = {who: times[who]["median"] if who in times else None for who in ("tuned", "torch")}
                 medians["vectorized"] = peers_time.alone(slow, seconds / 2, SETTLE)
                 time.sleep(REST)
-                compute, memory = (
-                    flops / (limits["fma_gflops"] * 1e9),
-                    moved / (limits["memory_gbytes"] * 1e9),
-                )
-                yield {
-                    "op": name, "size": sample.label, "way": way, **medians,
-                    "bound": "FMA" if compute >= memory else "memory",
-                    "of_bound": max(compute, memory) / medians["tuned"],
-                }  # fmt: skip
+                share = bound(flops, moved, times["tuned"]["median"], limits)
+                yield {"op": name, "size": sample.label, "way": way, **medians, **share}
 
 
 def line(row: Row) -> str:
@@ -193,7 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ops", nargs="*", metavar="OP", help="ops to time (default: all)")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each comparison (default: 0.3)")
-    parser.add_argument("--threads", type=int, default=min(2, info.threads().most), help="for both libraries")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        choices=range(1, info.threads().most + 1),
+        default=min(2, info.threads().most),
+        help="for both libraries",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.ops if name not in OPS]
@@ -201,10 +199,7 @@ def main() -> None:
         parser.error(f"no such op: {', '.join(unknown)}")
     torch.set_num_threads(arguments.threads)
     nnk.set_num_threads(arguments.threads)
-    limits = {
-        "fma_gflops": ceilings.fma_peak(arguments.threads),
-        "memory_gbytes": ceilings.memory_bandwidth(arguments.threads),
-    }
+    limits = peers.rates([arguments.threads])[arguments.threads]
     head = "".join(f"{body:>9}" for body in ("tuned", "vector.", "torch"))
     print(f"{'':<59}{head}{'x':>8}{'x torch':>8}  limit")
     rows: list[Row] = []

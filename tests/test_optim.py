@@ -149,16 +149,6 @@ def run(cls, options, dtype, steps):
     return [p.data for p in params]
 
 
-@pytest.fixture
-def torch64():
-    """torch with float64 as its default, in which it keeps NAdam's product of momenta."""
-    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield torch
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.parametrize("case", IN_TORCH)
 @pytest.mark.parametrize(("dtype", "steps", "tolerance"), [(np.float64, 100, 1e-9), (np.float32, 20, 3e-5)])
 def test_steps_in_parameter_groups_equal_torchs(case, dtype, steps, tolerance, torch64):

@@ -176,19 +176,16 @@ def test_muon_equals_torchs_as_far_as_bfloat16_goes(options):
     "options",
     [{}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.5}, {"momentum": 0.5}],
 )
-def test_100_steps_of_muon_equal_torchs_in_float64(options, monkeypatch):
-    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
-    # Its products are in bfloat16, always. The name given to float64 here, they are in float64.
-    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.to(torch.float64, copy=True))
+def test_100_steps_of_muon_equal_torchs_in_float64(options, torch64):
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(s) for s in ((5, 8), (9, 4), (6, 6))]
     params = [nn.Parameter(v.copy()) for v in values]
-    theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
-    ours, other = Muon(params, lr=0.1, **options), torch.optim.Muon(theirs, lr=0.1, **options)
+    theirs = [torch64.nn.Parameter(torch64.tensor(v)) for v in values]
+    ours, other = Muon(params, lr=0.1, **options), torch64.optim.Muon(theirs, lr=0.1, **options)
     for t in range(100):
         for p, q in zip(params, theirs):
             p.grad = nnk.tensor(np.sin(3 * p.data + t))
-            q.grad = torch.sin(3 * q.detach() + t)
+            q.grad = torch64.sin(3 * q.detach() + t)
         ours.step()
         other.step()
     for p, q in zip(params, theirs):

@@ -19,6 +19,7 @@ from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import U
 from nnkernels.ops.activation import check_activation, masked_chunk, through_relu
+from nnkernels.ops.matmul.batches import as_rows
 from nnkernels.ops.matmul.dot import dot_block
 from nnkernels.ops.matmul.gemm import (
     DOT_MOST_ROWS,
@@ -34,11 +35,6 @@ from nnkernels.ops.validate import floats, given, rank
 
 Grads = tuple[Array | None, Array | None, Array | None]
 Inputs = tuple[Array, Array, Array | None]
-
-
-def as_rows(x: Array) -> Array:
-    """Return x (..., I) as a matrix (N, I)."""
-    return x if x.ndim == 2 else x.reshape(int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1])
 
 
 # --- loops ---

@@ -126,6 +126,11 @@ def shrink_step_plain(param, *, threshold=0.0, factor=1.0):
     return (factor * (p - np.clip(p, -threshold, threshold)),)
 
 
+# What torch.optim calls the update steps that it has.
+OPTIMIZERS = {
+    "sgd_step": "SGD", "adam_step": "Adam", "nadam_step": "NAdam", "radam_step": "RAdam",
+    "rmsprop_step": "RMSprop", "adagrad_step": "Adagrad", "adadelta_step": "Adadelta", "muon_step": "Muon",
+}  # fmt: skip
 STEPS: dict[str, Oracle] = {
     "sgd_step": sgd_step_plain,
     "adam_step": adam_step_plain,

@@ -16,9 +16,10 @@ from nnkernels.ops.matmul.gemm import KC, SERIAL_BELOW, gemm, method, row_offset
 
 
 class Batches(NamedTuple):
-    """The result's shape, and for each of its matrices the numbers of the two that it is made from."""
+    """The result's shape; for each of its matrices, its own number and those of the two that make it."""
 
     shape: tuple[int, ...]
+    each: Array
     a: Array
     b: Array
 
@@ -31,12 +32,18 @@ def _batches(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> Batches:
         for s in (shape_a, shape_b)
     ]
     shape = (*outer, shape_a[-2], shape_b[-1])
-    return Batches(shape, *(np.ascontiguousarray(n, np.int64) for n in numbers))
+    each = np.arange(numbers[0].size)
+    return Batches(shape, each, *(np.ascontiguousarray(n, np.int64) for n in numbers))
 
 
 def batches_of(a: Array, b: Array) -> Batches:
     """Return the pairing of a (..., M, K) with b (..., K, P)."""
     return _batches(a.shape, b.shape)
+
+
+def as_rows(x: Array) -> Array:
+    """Return x (..., K) as a matrix (N, K)."""
+    return x if x.ndim == 2 else x.reshape(int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1])
 
 
 def as_matrices(x: Array) -> Array:

@@ -1,14 +1,8 @@
 """matmul by ``gemm`` (see there), many small products of a batch at once."""
 
-import numpy as np
-
 from nnkernels.machine.memory import Array, empty, zeros
-from nnkernels.ops.matmul.batches import as_matrices, batches_of, multiply_all
+from nnkernels.ops.matmul.batches import as_matrices, as_rows, batches_of, multiply_all
 from nnkernels.ops.matmul.gemm import gemm
-
-
-def as_rows(x: Array) -> Array:
-    return x.reshape(int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1])
 
 
 def matmul_forward_tuned(a: Array, b: Array) -> tuple[Array]:
@@ -34,24 +28,23 @@ def matmul_backward_tuned(
         if db is not None:  # a^T dy
             gemm(as_rows(a), as_rows(dy), db, transpose_a=True)
         return da, db
-    batches, mdy = batches_of(a, b), as_matrices(dy)
-    each = np.arange(len(mdy))
+    batches, mdy, ma, mb = batches_of(a, b), as_matrices(dy), as_matrices(a), as_matrices(b)
     da = db = None
     # A matrix that serves several batch entries sums their gradients; one that serves none keeps 0.
-    if needs[0]:
-        da, mb = zeros(a.shape, a.dtype), as_matrices(b)
+    if needs[0] and len(ma) == len(mdy):
+        da = empty(a.shape, a.dtype)
+        multiply_all(mdy, batches.each, mb, batches.b, as_matrices(da), transpose_b=True)
+    elif needs[0]:
+        da = zeros(a.shape, a.dtype)
         mda = as_matrices(da)
-        if len(mda) == len(mdy):
-            multiply_all(mdy, each, mb, batches.b, mda, transpose_b=True)
-        else:
-            for n in range(len(mdy)):
-                gemm(mdy[n], mb[batches.b[n]], mda[batches.a[n]], transpose_b=True, add=True)
-    if needs[1]:
-        db, ma = zeros(b.shape, b.dtype), as_matrices(a)
+        for n in batches.each:
+            gemm(mdy[n], mb[batches.b[n]], mda[batches.a[n]], transpose_b=True, add=True)
+    if needs[1] and len(mb) == len(mdy):
+        db = empty(b.shape, b.dtype)
+        multiply_all(ma, batches.a, mdy, batches.each, as_matrices(db), transpose_a=True)
+    elif needs[1]:
+        db = zeros(b.shape, b.dtype)
         mdb = as_matrices(db)
-        if len(mdb) == len(mdy):
-            multiply_all(ma, batches.a, mdy, each, mdb, transpose_a=True)
-        else:
-            for n in range(len(mdy)):
-                gemm(ma[batches.a[n]], mdy[n], mdb[batches.b[n]], transpose_a=True, add=True)
+        for n in batches.each:
+            gemm(ma[batches.a[n]], mdy[n], mdb[batches.b[n]], transpose_a=True, add=True)
     return da, db

@@ -24,7 +24,8 @@ from nnkernels.machine.jit import (
 )
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of
-from nnkernels.ops.linear import as_rows, set_rows, sum_rows
+from nnkernels.ops.linear import set_rows, sum_rows
+from nnkernels.ops.matmul.batches import as_rows
 from nnkernels.ops.matmul.gemm import SERIAL_BELOW, gemm, row_offsets
 from nnkernels.ops.matmul.micro import MR, block_product
 from nnkernels.ops.matmul.packing import pack_b

@@ -121,20 +121,15 @@ def make_body(turn: Callable[[Array, Coefficients], Array]) -> Body:
     return Body(forward)
 
 
+LOOPS, VECTORIZED, TUNED = map(make_body, (turn_loops, turn_vectorized, turn_tuned))
+
+
 # --- records ---
-
-
-def plan(
-    *, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True,
-    ns_coefficients: Coefficients = COEFFICIENTS, eps: float = 1e-7, ns_steps: int = 5,
-    adjust_lr_fn: str | None = None,
-) -> None:  # fmt: skip
-    """Name the attributes and their defaults, for ``check_options``."""
 
 
 def check(param: Array, grad: Array, m: Array, **options: Any) -> None:
     check_arrays("muon_step", param, grad=grad, m=m)
-    check_options("muon_step", plan, options)
+    check_options("muon_step", LOOPS.forward, options)
     if param.ndim != 2 or param.size == 0:
         raise ValueError(
             f"muon_step: param must be a matrix (M, N) that is not empty, got shape {param.shape}; use "
@@ -183,9 +178,9 @@ def mutant(name: str, body: Any, old: str, new: str) -> Mutant:
 
 muon_step = Op(
     name="muon_step",
-    loops=make_body(turn_loops),
-    vectorized=make_body(turn_vectorized),
-    tuned=make_body(turn_tuned),
+    loops=LOOPS,
+    vectorized=VECTORIZED,
+    tuned=TUNED,
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -86,6 +86,7 @@ def check_hyper_parameters(who: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name in HYPER_PARAMETERS:
             HYPER_PARAMETERS[name](who, name, value)
+    # SGD's rule: Muon looks ahead without momentum, too.
     if "dampening" in values and values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
         raise ValueError(
             f"{who}: nesterov needs momentum above 0 and dampening 0, got momentum {values['momentum']} and "
@@ -93,9 +94,9 @@ def check_hyper_parameters(who: str, values: dict[str, Any]) -> None:
         )
 
 
-def check_options(op: str, plan: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Check a step's attributes; which there are, and their defaults, are the plan's keyword arguments."""
-    code, defaults = plan.__code__, dict(plan.__kwdefaults__ or {})
+def check_options(op: str, taker: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Check a step's attributes; which there are, and their defaults, are the taker's keyword arguments."""
+    code, defaults = taker.__code__, dict(taker.__kwdefaults__ or {})
     known = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     for name in options:
         if name not in known:
