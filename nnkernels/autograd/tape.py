@@ -1,44 +1,64 @@
 """Reverse-mode automatic differentiation on a tape that is written while the program runs.
 
-A ``Tensor`` is an array that remembers how it was made. Each op applied to tensors that need gradients
-leaves a ``Node``: the op, its inputs, its outputs. ``backward`` walks the nodes from the result back, each
-node after all nodes that use its output, and adds up what arrives (the chain rule over a graph). Ordinary
-Python decides what runs: loops and conditionals of the model need no special form.
+A ``Tensor`` (tensor.py) is an array that remembers how it was made. Each op applied to tensors that need gradients
+leaves a ``Node``: the op, its inputs, its outputs. Walking back, each node comes after all nodes that use its
+output, and what arrives is added up (the chain rule over a graph). Ordinary Python decides what runs: loops
+and conditionals of the model need no special form.
+
+A node's share is computed by its op's kernels, or, where the gradients themselves are to be differentiated, by
+the op's ``gradient``, which is written in ops and so leaves nodes of its own.
 
 Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18, 2018.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import DTypeLike
-
-from nnkernels.machine.memory import Array, as_kernel_array
-from nnkernels.ops import OPS
+from nnkernels.autograd.operators import Operators
+from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import Body, Op
+from nnkernels.ops.shape import VIEWS
+
+if TYPE_CHECKING:
+    from nnkernels.autograd.tensor import Tensor
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _numbers = count(1)
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
-    """Record nothing inside the ``with`` block: for evaluation and for changing parameters by hand."""
-    token = _grad_enabled.set(False)
+def recording(on: bool) -> Iterator[None]:
+    """Record the ops of the ``with`` block, or none of them."""
+    token = _grad_enabled.set(on)
     try:
         yield
     finally:
         _grad_enabled.reset(token)
 
 
+def no_grad() -> AbstractContextManager[None]:
+    """Record nothing inside the ``with`` block: for evaluation and for changing parameters by hand."""
+    return recording(False)
+
+
+def recording_is_on() -> bool:
+    """Return whether ops are being recorded."""
+    return _grad_enabled.get()
+
+
+def now() -> int:
+    """Return the next time on the clock that numbers the nodes."""
+    return next(_numbers)
+
+
 class Node:
     """One recorded call: what backward needs, until it has run."""
 
-    __slots__ = ("arrays", "attributes", "body", "inputs", "needs", "number", "op", "outputs")
+    __slots__ = ("arrays", "attributes", "body", "inputs", "needs", "number", "op", "outputs", "version")
 
     def __init__(
         self,
@@ -58,372 +78,139 @@ class Node:
         self.outputs = outputs
         self.needs = needs
         self.number = next(_numbers)  # a node is younger than those that made its inputs
+        self.version = inputs[0].version if op.name in VIEWS else [0]  # of the memory of its result
 
     def parents(self) -> list["Tensor"]:
         """Return the input tensors that need a gradient."""
         return [tensor for tensor, need in zip(self.inputs, self.needs) if need]
 
-    def pull_back(self, dy: Array) -> tuple[Array | None, ...]:
+    def pull_back(self, dy: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
         """Return one gradient per input for the gradient ``dy`` of the output, a kernel array."""
         assert self.body.backward is not None
-        return self.body.backward(dy, self.outputs, self.arrays, self.needs, **self.attributes)
+        return self.body.backward(dy, self.outputs, self.arrays, needs, **self.attributes)
+
+    def pull_back_in_ops(self, dy: "Tensor", needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Return the same as Tensors, computed by ops."""
+        gradient = self.op.gradient
+        assert gradient is not None
+        return gradient(self.op, dy, self.outputs, self.inputs, needs, **self.attributes)
+
+    def changed(self) -> bool:
+        """Return whether an array that backward reads has been written into since."""
+        if self.op.gradient is linear:
+            return False  # it reads shapes only
+        n = self.number
+        if self.version[0] > n:
+            return True
+        return any([isinstance(t, Operators) and t.version[0] > n for t in self.inputs])
+
+    def shapes(self) -> str:
+        """Return the shapes of the inputs, for messages."""
+        return ", ".join(str(t.shape) for t in self.inputs if t is not None)
 
     def free(self) -> None:
         """Let go of everything; the node stays as a mark that backward has passed."""
         self.inputs, self.arrays, self.outputs, self.needs = (), None, (), ()
 
 
-class Tensor:
-    """An n-dimensional array that records the ops applied to it.
+def run(
+    op: Op, inputs: tuple[Any, ...], attributes: Mapping[str, Any]
+) -> tuple[tuple[Array, ...], Node | None]:
+    """Run ``op`` on the arrays of ``inputs``; return its outputs, and the record where one is needed."""
+    if op.inplace:
+        raise TypeError(f"{op.name} overwrites its inputs: give it arrays (tensor.data), not Tensors")
+    arrays = op.prepare([t._data if isinstance(t, Operators) else t for t in inputs], attributes)
+    body = op.body_for(arrays)
+    outputs = body.forward(*arrays, **attributes)
+    if _grad_enabled.get():
+        needs = [isinstance(t, Operators) and t.requires_grad for t in inputs]
+        for i in op.constants:
+            if i < len(needs):  # weights may be left out
+                needs[i] = False
+        if True in needs:
+            return outputs, Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
+    return outputs, None
 
-    ``data`` is the NumPy array, ``grad`` a Tensor after ``backward`` (None before), ``requires_grad`` whether
-    gradients flow here, ``node`` the recorded call that made it (None for a leaf).
 
-    >>> x = tensor([2.0, 3.0], requires_grad=True)
-    >>> (x * x).sum().backward()
-    >>> x.grad
-    tensor([4., 6.])
+# --- backward ---
+
+
+def walk(
+    root: "Tensor", dy: Any, arithmetic: Any, wanted: Sequence["Tensor"] | None, retain_graph: bool
+) -> list[Any]:
+    """Carry the cotangent ``dy`` of ``root`` back through the graph.
+
+    To all leaves, where it is added to ``grad``; or, given tensors ``wanted``, along the ways to them alone:
+    then their gradients are returned, None for a tensor that root does not depend on. ``arithmetic`` says what
+    gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
     """
-
-    __array_priority__ = 100  # array + tensor is the tensor's business
-    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
-
-    def __init__(self, data: Array, requires_grad: bool = False, node: Node | None = None) -> None:
-        self.data = data
-        self.requires_grad = requires_grad
-        self.node = node
-        self.grad: Tensor | None = None
-
-    # --- recording ---
-
-    def apply_op(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> "Tensor":
-        """Run ``op`` on the inputs' arrays and record the call; what ``Op.__call__`` does with Tensors."""
-        if op.inplace:
-            raise TypeError(f"{op.name} overwrites its inputs: give it arrays (tensor.data), not Tensors")
-        arrays = op.prepare([t.data if isinstance(t, Tensor) else t for t in inputs], attributes)
-        body = op.body_for(arrays)
-        outputs = body.forward(*arrays, **attributes)
-        if _grad_enabled.get():
-            needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
-            for i in op.constants:
-                if i < len(needs):  # weights may be left out
-                    needs[i] = False
-            if True in needs:
-                node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
-                return Tensor(outputs[0], True, node)
-        return Tensor(outputs[0])
-
-    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to ``grad`` of every leaf that needs it.
-
-        ``gradient`` is the cotangent, of self's shape; it may be left out for a single element (then 1). The
-        graph is freed on the way unless ``retain_graph``. Raises ValueError for a missing or mis-shaped
-        cotangent, RuntimeError when nothing was recorded or the graph is already freed.
-        """
-        if not self.requires_grad:
-            raise RuntimeError(
-                "backward: this tensor was made without recording; give requires_grad=True to the tensors "
-                "to differentiate by, and compute outside of no_grad()"
-            )
-        gradients: dict[int, Array] = {id(self): self._cotangent(gradient)}
-        lent = {id(self)}  # tensors whose gradient lies in memory that others may use
-        order = topological_order(self)
-        for tensor in order:  # before anything is changed
-            if tensor.node is not None and tensor.node.arrays is None:
-                raise RuntimeError(
-                    f"backward: the graph was freed by an earlier backward() (at op {tensor.node.op.name}); "
-                    "run the forward pass again, or call the first backward(retain_graph=True)"
-                )
-        for tensor in order:
-            key, node = id(tensor), tensor.node
-            dy = gradients.pop(key)
-            if node is None:
-                accumulate(tensor, np.array(dy) if key in lent else dy)
+    order, goals = topological_order(root), {id(t) for t in wanted or ()}
+    demand_whole(order)
+    if wanted is not None:
+        order = leading_to(order, goals)
+    demand_unchanged(order)
+    on_the_way = {id(t) for t in order}
+    gradients: dict[int, Any] = {id(root): dy}
+    found: dict[int, Any] = {}
+    lent = {id(root)}  # tensors whose gradient lies in memory that others may use
+    for tensor in order:
+        key, node = id(tensor), tensor.node
+        dy = gradients.pop(key, None)
+        if dy is None:  # all that was made from it has gradient zero
+            continue
+        if key in goals or (wanted is None and node is None):
+            found[key] = arithmetic.copy(dy) if key in lent else dy
+            if wanted is None:
+                arithmetic.accumulate(tensor, found.pop(key))
+        if node is None:
+            continue
+        needs = node.needs
+        if wanted is not None:
+            needs = tuple([need and id(t) in on_the_way for t, need in zip(node.inputs, needs)])
+            if True not in needs:
                 continue
-            dy = as_kernel_array(dy)
-            for parent, dx in zip(node.inputs, node.pull_back(dy)):
-                if dx is None:
-                    continue
-                key = id(parent)
-                if key in gradients:
-                    # A fresh sum, never +=: what is there may be a view, or on its way to another node.
-                    gradients[key] = np.asarray(gradients[key] + dx)
-                    lent.discard(key)
-                else:
-                    gradients[key] = dx
-                    if parent.node is None and np.may_share_memory(dx, dy):
-                        lent.add(key)
-            if not retain_graph:
-                node.free()
-
-    def _cotangent(self, gradient: Any) -> Array:
-        if gradient is None:
-            if self.data.size != 1:
-                raise ValueError(
-                    f"backward: a tensor of shape {self.shape} has no single gradient; call "
-                    "backward(gradient) with an array of that shape, or reduce it first, as by .sum()"
-                )
-            return np.ones_like(self.data)
-        array = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, self.dtype)
-        if array.shape != self.shape:
-            raise ValueError(f"backward: gradient must have shape {self.shape}, got {array.shape}")
-        return array
-
-    def zero_grad(self) -> None:
-        """Forget the gradient."""
-        self.grad = None
-
-    def detach(self) -> "Tensor":
-        """Return a tensor on the same array that records nothing."""
-        return Tensor(self.data)
-
-    # --- as an array ---
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Element type."""
-        return self.data.dtype
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether the tensor was made by hand rather than by an op."""
-        return self.node is None
-
-    def numpy(self) -> Array:
-        """Return the array itself (no copy)."""
-        return self.data
-
-    def item(self) -> Any:
-        """Return the single element as a Python number."""
-        return self.data.item()
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self.data, dtype=dtype, copy=copy)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __iter__(self) -> Iterator["Tensor"]:
-        return (self[i] for i in range(len(self)))
-
-    def __float__(self) -> float:
-        return float(self.data.item())
-
-    def __int__(self) -> int:
-        return int(self.data.item())
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
-    def __repr__(self) -> str:
-        text = np.array2string(self.data, separator=", ", prefix="tensor(")
-        kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
-        flag = ", requires_grad=True" if self.requires_grad else ""
-        return f"tensor({text}{kind}{flag})"
-
-    # Comparisons give plain arrays of bools, for conditionals. == stays identity: it is how they are found.
-
-    def __lt__(self, other: Any) -> Array:
-        return np.asarray(self.data < np.asarray(other))
-
-    def __le__(self, other: Any) -> Array:
-        return np.asarray(self.data <= np.asarray(other))
-
-    def __gt__(self, other: Any) -> Array:
-        return np.asarray(self.data > np.asarray(other))
-
-    def __ge__(self, other: Any) -> Array:
-        return np.asarray(self.data >= np.asarray(other))
-
-    # --- arithmetic ---
-
-    def _operand(self, other: Any) -> Any:
-        """Return a Python number as an array of self's dtype, anything else as it is."""
-        if isinstance(other, (int, float, np.number)) and not isinstance(other, bool):
-            return np.asarray(other, self.dtype)
-        return other
-
-    def __add__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["add"], (self, self._operand(other)), {})
-
-    def __radd__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["add"], (self._operand(other), self), {})
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["sub"], (self, self._operand(other)), {})
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["sub"], (self._operand(other), self), {})
-
-    def __mul__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["mul"], (self, self._operand(other)), {})
-
-    def __rmul__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["mul"], (self._operand(other), self), {})
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["div"], (self, self._operand(other)), {})
-
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["div"], (self._operand(other), self), {})
-
-    def __pow__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["pow"], (self, self._operand(other)), {})
-
-    def __rpow__(self, other: Any) -> "Tensor":
-        return self.apply_op(OPS["pow"], (self._operand(other), self), {})
-
-    def __neg__(self) -> "Tensor":
-        return self.apply_op(OPS["neg"], (self,), {})
-
-    def __abs__(self) -> "Tensor":
-        return self.abs()
-
-    def __matmul__(self, other: Any) -> Any:
-        return matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return matmul(other, self)
-
-    def __getitem__(self, index: Any) -> "Tensor":
-        return self.apply_op(OPS["slice"], (self,), {"index": index})
-
-    # --- methods that are ops ---
-
-    def abs(self) -> "Tensor":
-        """Return the size of each element."""
-        return self.apply_op(OPS["abs"], (self,), {})
-
-    def sqrt(self) -> "Tensor":
-        """Return the square root of each element."""
-        return self.apply_op(OPS["sqrt"], (self,), {})
-
-    def exp(self) -> "Tensor":
-        """Return e to the power of each element."""
-        return self.apply_op(OPS["exp"], (self,), {})
-
-    def log(self) -> "Tensor":
-        """Return the natural logarithm of each element."""
-        return self.apply_op(OPS["log"], (self,), {})
-
-    def sin(self) -> "Tensor":
-        """Return the sine of each element (radians)."""
-        return self.apply_op(OPS["sin"], (self,), {})
-
-    def relu(self) -> "Tensor":
-        """Return max(x, 0) of each element."""
-        return self.apply_op(OPS["relu"], (self,), {})
-
-    def sigmoid(self) -> "Tensor":
-        """Return 1 / (1 + e^-x) of each element."""
-        return self.apply_op(OPS["sigmoid"], (self,), {})
-
-    def tanh(self) -> "Tensor":
-        """Return the hyperbolic tangent of each element."""
-        return self.apply_op(OPS["tanh"], (self,), {})
-
-    def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
-        """Return the sum over ``dim`` (all axes if None)."""
-        return self.apply_op(OPS["sum"], (self,), {"dim": dim, "keepdim": keepdim})
-
-    def mean(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
-        """Return the mean over ``dim`` (all axes if None)."""
-        return self.apply_op(OPS["mean"], (self,), {"dim": dim, "keepdim": keepdim})
-
-    def max(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
-        """Return the largest element over ``dim`` (all axes if None)."""
-        return self.apply_op(OPS["max"], (self,), {"dim": dim, "keepdim": keepdim})
-
-    def reshape(self, *shape: Any) -> "Tensor":
-        """Return the same elements in another shape; one length may be -1."""
-        lengths = shape[0] if len(shape) == 1 and not isinstance(shape[0], SupportsIndex) else shape
-        return self.apply_op(OPS["reshape"], (self,), {"shape": lengths})
-
-    def transpose(self, dim0: int, dim1: int) -> "Tensor":
-        """Return a view with two axes exchanged."""
-        return self.apply_op(OPS["transpose"], (self,), {"dim0": dim0, "dim1": dim1})
-
-    @property
-    def T(self) -> "Tensor":
-        """The transpose of a matrix."""
-        return self.transpose(0, 1)
-
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
-        """Return the axes from ``start_dim`` to ``end_dim`` merged into one."""
-        return self.apply_op(OPS["flatten"], (self,), {"start_dim": start_dim, "end_dim": end_dim})
-
-    def softmax(self, dim: int = -1) -> "Tensor":
-        """Return e^x over its sum along ``dim``."""
-        return self.apply_op(OPS["softmax"], (self,), {"dim": dim})
-
-
-def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Return a leaf tensor holding a copy of ``data``.
-
-    Python numbers become float32 (integers int64); arrays keep their dtype unless ``dtype`` is given. Raises
-    TypeError for data that is no array of numbers, or ``requires_grad`` with a dtype other than float32 and
-    float64.
-
-    >>> tensor([[1.0, 2.0]]).shape
-    (1, 2)
-    """
-    if isinstance(data, Tensor):
-        data = data.data
-    try:
-        array = np.array(data, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"tensor: data must be a regular array of numbers: {error}") from None
-    if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and array.dtype == np.float64:
-        array = array.astype(np.float32)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"tensor: data must be numbers, got dtype {array.dtype}")
-    if requires_grad and array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"tensor: requires_grad needs float32 or float64, got {array.dtype}")
-    return Tensor(array, requires_grad)
-
-
-def matmul(a: Any, b: Any) -> Any:
-    """Return a @ b with NumPy's rules, vectors included, for Tensors and arrays."""
-    rows, columns = a.ndim == 1, b.ndim == 1
-    left = OPS["reshape"](a, shape=(1, -1)) if rows else a
-    right = OPS["reshape"](b, shape=(-1, 1)) if columns else b
-    y = OPS["matmul"](left, right)
-    if not rows and not columns:
-        return y
-    kept = y.shape[:-2] + (() if rows else y.shape[-2:-1]) + (() if columns else y.shape[-1:])
-    return OPS["reshape"](y, shape=kept)
-
-
-def apply_keeping(
-    op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
-) -> tuple[Any, tuple[Array, ...]]:
-    """Return (op's result, what its forward pass keeps), for functions that read the kept arrays, too."""
-    given = [t for t in inputs if isinstance(t, Tensor)]
-    if _grad_enabled.get() and any(t.requires_grad for t in given):
-        y = op(*inputs, **attributes)
-        return y, y.node.outputs[1:]
-    arrays = op.prepare([t.data if isinstance(t, Tensor) else t for t in inputs], attributes)
-    outputs = op.body_for(arrays).forward(*arrays, **attributes)
-    return Tensor(outputs[0]) if given else outputs[0], outputs[1:]
-
-
-def topological_order(root: Tensor) -> list[Tensor]:
+        dy = arithmetic.ready(dy)
+        for parent, dx in zip(node.inputs, arithmetic.pull_back(node, dy, needs)):
+            if dx is None:
+                continue
+            key = id(parent)
+            if key in gradients:
+                # A fresh sum, never +=: what is there may be a view, or on its way to another node.
+                gradients[key] = arithmetic.add(gradients[key], dx)
+                lent.discard(key)
+            else:
+                gradients[key] = dx
+                if (parent.node is None or key in goals) and arithmetic.share(dx, dy):
+                    lent.add(key)
+        if not retain_graph:
+            node.free()
+    return [found.get(id(t)) for t in wanted or ()]
+
+
+def demand_whole(order: list["Tensor"]) -> None:
+    """Raise RuntimeError where a part of the graph has been freed: nobody knows where it led."""
+    for tensor in order:
+        node = tensor.node
+        if node is not None and node.arrays is None:
+            raise RuntimeError(
+                f"backward: the graph was freed by an earlier backward() (at op {node.op.name}); "
+                "run the forward pass again, or call the first backward(retain_graph=True)"
+            )
+
+
+def demand_unchanged(order: list["Tensor"]) -> None:
+    """Raise RuntimeError where an array that backward reads is no longer what it was."""
+    for tensor in order:
+        node = tensor.node
+        if node is not None and node.changed():
+            raise RuntimeError(
+                f"backward: an array that {node.op.name} saved (its inputs {node.shapes()}) was changed in "
+                "place after it was used, as by an optimizer's step or x[...] = value; run the forward pass "
+                "again, or change a copy"
+            )
+
+
+def topological_order(root: "Tensor") -> list["Tensor"]:
     """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last.
 
     With any other order, a tensor used twice could pass its gradient on before all of it has arrived. Since
@@ -440,11 +227,17 @@ def topological_order(root: Tensor) -> list[Tensor]:
     return found
 
 
-def number_of(tensor: Tensor) -> int:
+def number_of(tensor: "Tensor") -> int:
     """Return the number of the call that made the tensor, 0 for a leaf."""
     return 0 if tensor.node is None else tensor.node.number
 
 
-def accumulate(leaf: Tensor, dx: Array) -> None:
-    """Add ``dx`` to the leaf's gradient; the first one becomes it."""
-    leaf.grad = Tensor(dx if leaf.grad is None else np.asarray(leaf.grad.data + dx))
+def leading_to(order: list["Tensor"], goals: set[int]) -> list["Tensor"]:
+    """Return those of ``order`` that are goals or were made from goals."""
+    useful = set(goals)
+    for tensor in reversed(order):
+        if tensor.node is not None and any(id(parent) in useful for parent in tensor.node.parents()):
+            useful.add(id(tensor))
+    return [tensor for tensor in order if id(tensor) in useful]
+
+

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd import Tensor
-from nnkernels.autograd.tape import Node, _grad_enabled, topological_order
+from nnkernels.autograd.tape import Node, recording, topological_order
 from nnkernels.nn.module import Module
 
 
@@ -97,11 +97,10 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
         for name, m in leaves
     ]
     modes = [(m, m.training) for m in model.modules()]
-    token = _grad_enabled.set(True)  # inside no_grad() there would be nothing to count
     try:
-        y = model.eval()(Tensor(np.zeros(input_shape, dtype), requires_grad=True))
+        with recording(True):  # inside no_grad() there would be nothing to count
+            y = model.eval()(Tensor(np.zeros(input_shape, dtype), requires_grad=True))
     finally:
-        _grad_enabled.reset(token)
         for remove in removers:
             remove()
         for module, mode in modes:

@@ -18,7 +18,9 @@ from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.binary_tuned import Scalar, make_tuned
 from nnkernels.ops.folding import fold, source_index, strides_in
+from nnkernels.ops.gradients import Gradient, linear, multilinear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.unary import log
 from nnkernels.ops.validate import floats
 
 # --- loops ---
@@ -248,6 +250,37 @@ def pow_df2_numpy(x1: Array, x2: Array, y: Array) -> Array:
     return np.where((x1 != 0) | (x2 < 0), y * np.log(x1), x1)
 
 
+# --- gradients in ops ---
+
+
+def summed_to(g: Any, x: Any) -> Any:
+    """Return the gradient of a stretched operand: g summed over the axes along which x was stretched."""
+    added = g.ndim - x.ndim
+    stretched = [added + i for i, n in enumerate(x.shape) if n == 1 and g.shape[added + i] != 1]
+    axes = (*range(added), *stretched)
+    return g.sum(axes, keepdim=True).reshape(x.shape) if axes else g
+
+
+def by_partials(df1: Scalar, df2: Scalar) -> Gradient:
+    """Return the gradient dy df(x1, x2) for each operand."""
+
+    def gradient(
+        op: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any, Any], needs: tuple[bool, bool]
+    ) -> tuple[Any, ...]:
+        parts = zip(inputs, needs, (df1, df2))
+        return tuple(summed_to(dy * df(*inputs), x) if need else None for x, need, df in parts)
+
+    return gradient
+
+
+def pow_partial1(x1: Any, x2: Any) -> Any:
+    return x2 * x1 ** (x2 - (np.asarray(x2) != 0).astype(x2.dtype))  # x^0 is constant, also at x = 0
+
+
+def pow_partial2(x1: Any, x2: Any) -> Any:
+    return x1**x2 * log(x1 + (np.asarray(x1) == 0).astype(x1.dtype))  # as is 0^b
+
+
 # --- records ---
 
 
@@ -273,6 +306,7 @@ def make_op(
     special: Callable[[Body], Body] | None = None,
     positive: bool = False,
     flops: int = 1,
+    gradient: Gradient,
     mutants: tuple[Mutant, ...] = (),
 ) -> Op:
     """Return the record; sample values keep away from 0 and from ties."""
@@ -328,6 +362,7 @@ def make_op(
         bench_samples=bench_samples,
         flops=lambda x1, x2: flops * int(np.prod(np.broadcast_shapes(x1.shape, x2.shape))),
         jvp=jvp,
+        gradient=gradient,
         mutants=mutants,
     )
 
@@ -338,7 +373,7 @@ def mutant(name: str, old: str, new: str, body: Any = "loops", file: str = "") -
 
 
 add = make_op(
-    "add", add_f, add_df, add_df, passed_on=(True, True),
+    "add", add_f, add_df, add_df, passed_on=(True, True), gradient=linear,
     mutants=(
         mutant("missing +=", "dx2[j2] += dy", "dx2[j2] = dy"),
         mutant("stretched axis steps", "step if x_shape[axis] > 1 else 0", "step", file="folding.py"),
@@ -348,7 +383,7 @@ add = make_op(
     ),
 )  # fmt: skip
 sub = make_op(
-    "sub", sub_f, add_df, sub_df2, passed_on=(True, False),
+    "sub", sub_f, add_df, sub_df2, passed_on=(True, False), gradient=linear,
     mutants=(
         mutant("sign lost", "return typed(-1, y)\n", "return typed(1, y)\n"),
         mutant("scalar on the wrong side", "f(x1[a + e], right)", "f(right, x1[a + e])", "tuned"),
@@ -357,7 +392,7 @@ sub = make_op(
     ),
 )  # fmt: skip
 mul = make_op(
-    "mul", mul_f, mul_df1, mul_df2,
+    "mul", mul_f, mul_df1, mul_df2, gradient=multilinear(0, 1),
     mutants=(
         mutant("factors swapped", "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x2\n",
                "_df1(x1: Any, x2: Any, y: Any) -> Any:\n    return x1\n"),
@@ -369,7 +404,8 @@ mul = make_op(
     ),
 )  # fmt: skip
 div = make_op(
-    "div", div_f, div_df1, div_df2,
+    "div", div_f, div_df1, div_df2, 
+    gradient=by_partials(lambda x1, x2: 1 / x2, lambda x1, x2: -x1 / (x2 * x2)),
     mutants=(
         mutant("square lost", "return -y / x2", "return -y"),
         mutant("slope of a product", "return typed(1, x2) / x2", "return x2"),
@@ -382,7 +418,7 @@ div = make_op(
 pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy),
     tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), special=lambda body: with_squares(body, mul.tuned),
-    positive=True, flops=32,
+    positive=True, flops=32, gradient=by_partials(pow_partial1, pow_partial2),
     mutants=(
         mutant("exponent not lowered", "x2 * x1 ** (x2 - typed(1, x2)) if", "x2 * x1 ** x2 if"),
         mutant("logarithm forgotten", "return y * np.log(x1) if", "return y if"),
@@ -394,7 +430,7 @@ pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     ),
 )  # fmt: skip
 maximum = make_op(
-    "maximum", maximum_f, maximum_df1, maximum_df2,
+    "maximum", maximum_f, maximum_df1, maximum_df2, gradient=piecewise_linear,
     numpy=(np.maximum, maximum_df1_numpy, maximum_df2_numpy),
     mutants=(
         mutant("to the smaller", "return typed(1, y) if x1 > x2", "return typed(1, y) if x1 < x2"),

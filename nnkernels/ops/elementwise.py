@@ -13,6 +13,7 @@ import numpy as np
 from nnkernels.machine.jit import inline_elementwise, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import Gradient
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, number
 
@@ -202,6 +203,7 @@ def make_op(
     far: float = 0.0,
     flops: int = 1,
     bench: tuple[tuple[int, ...], ...] = ((64, 6, 28, 28), (1 << 24,)),
+    gradient: Gradient,
     faults: Faults = (),
 ) -> Op:
     """Return the record; the numbers of samples are at least 0.05 away from 0, the kink of many functions.
@@ -272,6 +274,7 @@ def make_op(
         bench_samples=bench_samples,
         flops=lambda x, **_: flops * x.size,
         jvp=jvp,
+        gradient=gradient,
         mutants=tuple(
             Mutant(fault, body, file, old, new)  # type: ignore[arg-type]  # body is one of the names
             for fault, body, file, old, new in faults

@@ -121,7 +121,8 @@ class Op:
     an update step overwrites. ``samples(rng, dtype)`` yields small inputs that every body must pass,
     ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
     **attributes)`` counts one forward call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the
-    derivative along ``tangents`` (one per input, None for zero). ``explain(*shapes, **attributes)`` says for
+    derivative along ``tangents`` (one per input, None for zero). ``gradient`` is the backward pass written in
+    ops, for derivatives of derivatives (see gradients.py). ``explain(*shapes, **attributes)`` says for
     each pass which of several methods the tuned body takes, and why; None where it has only one.
     """
 
@@ -137,6 +138,7 @@ class Op:
     check_values: Callable[..., None] | None = None
     counter: str | None = None
     jvp: Callable[..., Array] | None = None
+    gradient: Callable[..., tuple[Any, ...]] | None = None
     cuda: Body | None = None
     constants: frozenset[int] = frozenset()
     inplace: tuple[int, ...] = ()

@@ -21,6 +21,8 @@ from nnkernels.machine import elementary
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.elementwise import make_bodies, make_op, numbers
+from nnkernels.ops.gradients import by_slope, piecewise_linear
+from nnkernels.ops.unary import exp
 
 # The fixed point that keeps mean 0 and variance 1 from layer to layer.
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -145,6 +147,14 @@ def hardtanh_df_numpy(x: Array, y: Array, a: Any) -> Array:
     return slope.astype(x.dtype)
 
 
+# --- slopes in ops ---
+
+
+def elu_slope(x: Any, alpha: float = 1.0) -> Any:
+    above = (np.asarray(x) > 0).astype(x.dtype)
+    return above + (1 - above) * (alpha * exp(-relu(-x)))
+
+
 # --- records ---
 
 HERE, SHARED = "rectifiers.py", "elementwise.py"
@@ -162,6 +172,7 @@ def an_interval(op: str, attributes: Mapping[str, Any]) -> None:
 relu = make_op(
     "relu",
     make_bodies(relu_f, relu_df, numpy=(relu_numpy, step_numpy), cheap=True),
+    gradient=piecewise_linear,
     faults=(
         (
             "nothing passes, tuned",
@@ -203,6 +214,7 @@ leaky_relu = make_op(
         cheap=True,
     ),
     attributes={"negative_slope": (0.3,)},
+    gradient=piecewise_linear,
     faults=(
         (
             "slope on the other side",
@@ -240,6 +252,7 @@ elu = make_op(
     attributes={"alpha": (0.3, -1.5)},
     flops=16,
     bench=SIZES,
+    gradient=by_slope(elu_slope),
     faults=(
         (
             "1 not subtracted",
@@ -264,6 +277,7 @@ selu = make_op(
     make_bodies(selu_f, selu_df, tuned=(selu_tuned, selu_df_tuned), numpy=(selu_numpy, selu_df_numpy)),
     flops=16,
     bench=SIZES,
+    gradient=by_slope(lambda x: SELU_SCALE * elu_slope(x, SELU_ALPHA)),
     faults=(
         (
             "alpha forgotten",
@@ -311,6 +325,7 @@ hardtanh = make_op(
         (ValueError, "min_val must be below max_val, got 0.5 and 0.5", {"min_val": 0.5, "max_val": 0.5}),
         (TypeError, "max_val must be a number", {"max_val": "6"}),
     ),
+    gradient=piecewise_linear,
     faults=(
         ("upper end forgotten", "loops", HERE, "(high if x > high else x)", "x"),
         ("gradient passes above", "loops", HERE, "if (x <= low) | (x >= high) else", "if x <= low else"),

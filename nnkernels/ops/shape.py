@@ -23,6 +23,7 @@ import numpy as np
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, zeros
 from nnkernels.ops.folding import source_index
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import axis_index, fail_type, floats
 
@@ -347,6 +348,7 @@ def make_op(
         bench_samples=bench_samples,
         flops=lambda *_, **__: 0,
         jvp=jvp,
+        gradient=linear,
         mutants=mutants,
     )
 
@@ -481,3 +483,4 @@ slice = make_op(  # noqa: A001 (Python's name for it)
     ),
 )  # fmt: skip
 OPS_HERE = (reshape, flatten, permute, transpose, slice)
+VIEWS = frozenset(op.name for op in OPS_HERE)  # whose results lie in the memory of their inputs

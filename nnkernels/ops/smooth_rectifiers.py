@@ -22,8 +22,10 @@ from nnkernels.machine.erf import erf
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.elementwise import Bodies, make_bodies, make_op, numbers
+from nnkernels.ops.gradients import by_formula, by_slope
 from nnkernels.ops.op import Body
-from nnkernels.ops.unary import sigmoid_f, sigmoid_numpy, sigmoid_tuned
+from nnkernels.ops.unary import erf as erf_op
+from nnkernels.ops.unary import erf_numpy, sigmoid, sigmoid_f, sigmoid_numpy, sigmoid_tuned, tanh
 from nnkernels.ops.validate import choice
 
 ROOT_HALF = math.sqrt(0.5)
@@ -224,11 +226,6 @@ def gelu_df_tuned(x: Any, y: Any, a: Any) -> Any:
     return half + half * erf(x * typed(ROOT_HALF, x)) + x * density
 
 
-def erf_numpy(x: Array) -> Array:
-    """Return erf of each element; NumPy has none, so this is a Python loop over C's."""
-    return np.fromiter(map(math.erf, x.ravel().tolist()), x.dtype, x.size).reshape(x.shape)
-
-
 def gelu_numpy(x: Array, a: Any) -> Array:
     y: Array = x * (1 + erf_numpy(x * ROOT_HALF)) / 2
     return y
@@ -276,6 +273,24 @@ def by_name(name: str, default: str, choices: Mapping[str, Bodies]) -> Bodies:
     return chosen(0), chosen(1), chosen(2)
 
 
+# --- slopes and formulas in ops ---
+
+
+def softplus_slope(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    above = (beta * np.asarray(x) > threshold).astype(x.dtype)
+    return above + (1 - above) * sigmoid(beta * x)
+
+
+def mish_formula(x: Any) -> Any:
+    return x * tanh(softplus(x))
+
+
+def gelu_formula(x: Any, approximate: str = "none") -> Any:
+    if approximate == "tanh":
+        return x * (1 + tanh(SLOPE * (x + CUBIC * x * x * x))) / 2
+    return x * (1 + erf_op(x * ROOT_HALF)) / 2
+
+
 # --- records ---
 
 HERE = "smooth_rectifiers.py"
@@ -313,6 +328,7 @@ softplus = make_op(
     ),
     flops=32,
     bench=SIZES,
+    gradient=by_slope(softplus_slope),
     faults=(
         (
             "not divided by beta",
@@ -354,6 +370,7 @@ log_sigmoid = make_op(
     ),
     flops=32,
     bench=SIZES,
+    gradient=by_slope(lambda x: sigmoid(-x)),
     faults=(
         ("sign lost", "loops", HERE, "return -ln_1_plus_exp(-x)", "return ln_1_plus_exp(-x)"),
         ("slope 1 - f'", "loops", HERE, "return sigmoid_f(-x, 0)", "return sigmoid_f(x, 0)"),
@@ -366,6 +383,7 @@ silu = make_op(
     make_bodies(silu_f, silu_df, tuned=(silu_tuned, silu_df_tuned), numpy=(silu_numpy, silu_df_numpy)),
     flops=24,
     bench=SIZES,
+    gradient=by_formula(lambda x: x * sigmoid(x)),
     faults=(
         (
             "product rule forgotten",
@@ -390,6 +408,7 @@ mish = make_op(
     make_bodies(mish_f, mish_df, tuned=(mish_tuned, mish_df_tuned), numpy=(mish_numpy, mish_df_numpy)),
     flops=32,
     bench=SIZES,
+    gradient=by_formula(mish_formula),
     faults=(
         ("tanh of x", "loops", HERE, "return x * np.tanh(ln_1_plus_exp(x))", "return x * np.tanh(x)"),
         ("inner slope forgotten", "loops", HERE, "x * (1 - t * t) * sigmoid_f(x, 0)", "x * (1 - t * t)"),
@@ -429,6 +448,7 @@ gelu = make_op(
     ),
     flops=40,
     bench=SIZES,
+    gradient=by_formula(gelu_formula),
     faults=(
         (
             "erf of x",

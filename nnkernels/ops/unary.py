@@ -2,20 +2,26 @@
 
     neg   -x        exp   e^x     sin      sin x
     abs   |x|       log   ln x    sigmoid  1 / (1 + e^-x)
-    sqrt  x^(1/2)                 tanh     (e^2x - 1) / (e^2x + 1)
+    sqrt  x^(1/2)   cos   cos x    tanh     (e^2x - 1) / (e^2x + 1)
+                                   erf      2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x
 
 The loops are those of ``elementwise.py``. Any shape, float32 or float64. `tuned` takes its exp, log, tanh,
 sin and cos from ``machine/elementary.py``, which says how far each may be off.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from nnkernels.machine import elementary
+from nnkernels.machine.erf import erf as erf_by_polynomials
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.elementwise import make_bodies, make_op
+from nnkernels.ops.gradients import by_slope, linear, piecewise_linear
+
+TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
 
 # --- the formulas: f(x, a) and df(x, y, a) ---
 
@@ -101,6 +107,26 @@ def sin_df_tuned(x: Any, y: Any, a: Any) -> Any:
 
 
 @inline
+def cos_f(x: Any, a: Any) -> Any:
+    return np.cos(x)
+
+
+@inline
+def cos_df(x: Any, y: Any, a: Any) -> Any:
+    return -np.sin(x)
+
+
+@inline
+def cos_tuned(x: Any, a: Any) -> Any:
+    return elementary.cos(x)
+
+
+@inline
+def cos_df_tuned(x: Any, y: Any, a: Any) -> Any:
+    return -elementary.sin(x)
+
+
+@inline
 def sigmoid_f(x: Any, a: Any) -> Any:
     # e^-|x| never overflows; both branches are the same function.
     e = np.exp(-abs(x))
@@ -144,6 +170,44 @@ def sign_numpy(x: Array, y: Array, a: Any) -> Array:
     return np.sign(x)
 
 
+@inline
+def erf_f(x: Any, a: Any) -> Any:
+    return math.erf(x)
+
+
+@inline
+def erf_df(x: Any, y: Any, a: Any) -> Any:
+    return typed(TWO_OVER_ROOT_PI, x) * np.exp(-x * x)
+
+
+@inline
+def erf_tuned(x: Any, a: Any) -> Any:
+    return erf_by_polynomials(x)
+
+
+@inline
+def erf_df_tuned(x: Any, y: Any, a: Any) -> Any:
+    return typed(TWO_OVER_ROOT_PI, x) * elementary.exp(-x * x)
+
+
+def erf_numpy(x: Array, a: Any = None) -> Array:
+    """Return erf of each element; NumPy has none, so this is a Python loop over C's."""
+    return np.fromiter(map(math.erf, x.ravel().tolist()), x.dtype, x.size).reshape(x.shape)
+
+
+# --- slopes in ops ---
+
+
+def sigmoid_slope(x: Any) -> Any:
+    y = sigmoid(x)
+    return y * (1 - y)
+
+
+def tanh_slope(x: Any) -> Any:
+    y = tanh(x)
+    return 1 - y * y
+
+
 # --- records ---
 
 HERE, SHARED = "unary.py", "elementwise.py"
@@ -151,6 +215,7 @@ HERE, SHARED = "unary.py", "elementwise.py"
 neg = make_op(
     "neg",
     make_bodies(neg_f, neg_df, cheap=True),
+    gradient=linear,
     faults=(
         ("sign lost", "loops", HERE, "return -x\n", "return x\n"),
         ("sign lost, tuned", "tuned", HERE, "return -x\n", "return x\n"),
@@ -173,6 +238,7 @@ neg = make_op(
 abs_op = make_op(
     "abs",
     make_bodies(abs_f, abs_df, numpy=(abs_f, sign_numpy), cheap=True),
+    gradient=piecewise_linear,
     faults=(
         ("negative left as it is", "loops", HERE, "return abs(x)", "return x"),
         ("slope 1 on both sides", "loops", HERE, "(typed(-1, x) if x < 0", "(typed(1, x) if x < 0"),
@@ -190,6 +256,7 @@ sqrt = make_op(
     "sqrt",
     make_bodies(sqrt_f, sqrt_df, cheap=True),
     positive=True,
+    gradient=by_slope(lambda x: 0.5 / sqrt(x)),
     faults=(
         ("half forgotten", "loops", HERE, "return typed(0.5, y) / y", "return typed(1, y) / y"),
         ("root forgotten", "loops", HERE, "return np.sqrt(x)", "return x"),
@@ -207,6 +274,7 @@ exp = make_op(
     "exp",
     make_bodies(exp_f, exp_df, tuned=(exp_tuned, exp_df)),
     flops=16,
+    gradient=by_slope(lambda x: exp(x)),
     faults=(
         (
             "derivative of exp is x",
@@ -237,6 +305,7 @@ log = make_op(
     make_bodies(log_f, log_df, tuned=(log_tuned, log_df)),
     positive=True,
     flops=16,
+    gradient=by_slope(lambda x: 1 / x),
     faults=(
         ("ln'(x) = x", "loops", HERE, "return typed(1, x) / x", "return x"),
         ("ln(1 + x)", "loops", HERE, "return np.log(x)", "return np.log1p(x)"),
@@ -249,17 +318,46 @@ sin = make_op(
     make_bodies(sin_f, sin_df, tuned=(sin_tuned, sin_df_tuned), far=(elementary.SIN_LIMIT, sin_f, sin_df)),
     far=elementary.SIN_LIMIT,
     flops=16,
+    gradient=by_slope(lambda x: cos(x)),
     faults=(
-        ("cosine's sign", "loops", HERE, "return np.cos(x)", "return -np.cos(x)"),
-        ("sine's sign", "tuned", HERE, "return elementary.sin(x)", "return elementary.sin(-x)"),
+        ("cosine's sign", "loops", HERE, "y: Any, a: Any) -> Any:\n    return np.cos(x)", "y: Any, a: Any) -> Any:\n    return -np.cos(x)"),
+        ("sine's sign", "tuned", HERE, "return elementary.sin(x)\n", "return elementary.sin(-x)\n"),
         ("far elements forgotten", "tuned", SHARED, "y[i] = far_f(x[i], a)", "pass"),
         ("far elements forgotten backward", "tuned", SHARED, "dx[i] = dy[i] * far_df(x[i], y[i], a)", "pass"),
     ),
 )
+cos = make_op(
+    "cos",
+    make_bodies(cos_f, cos_df, tuned=(cos_tuned, cos_df_tuned), far=(elementary.SIN_LIMIT, cos_f, cos_df)),
+    far=elementary.SIN_LIMIT,
+    flops=16,
+    gradient=by_slope(lambda x: -sin(x)),
+    faults=(
+        ("sine's sign", "loops", HERE, "return -np.sin(x)", "return np.sin(x)"),
+        ("sine of x", "loops", HERE, "def cos_f(x: Any, a: Any) -> Any:\n    return np.cos(x)",
+         "def cos_f(x: Any, a: Any) -> Any:\n    return np.sin(x)"),
+        ("sine's sign, tuned", "tuned", HERE, "return -elementary.sin(x)", "return elementary.sin(x)"),
+        ("far elements forgotten", "tuned", SHARED, "y[i] = far_f(x[i], a)", "pass"),
+        ("far elements forgotten backward", "tuned", SHARED, "dx[i] = dy[i] * far_df(x[i], y[i], a)", "pass"),
+    ),
+)  # fmt: skip
+erf = make_op(
+    "erf",
+    make_bodies(erf_f, erf_df, tuned=(erf_tuned, erf_df_tuned), numpy=(erf_numpy, erf_df)),
+    flops=20,
+    gradient=by_slope(lambda x: TWO_OVER_ROOT_PI * exp(-x * x)),
+    faults=(
+        ("square forgotten", "loops", HERE, "np.exp(-x * x)", "np.exp(-x)"),
+        ("erf of x / sqrt 2", "loops", HERE, "return math.erf(x)\n", "return math.erf(x * 0.7071067811865476)\n"),
+        ("of |x|", "tuned", HERE, "return erf_by_polynomials(x)", "return erf_by_polynomials(abs(x))"),
+        ("sign of the power lost", "tuned", HERE, "elementary.exp(-x * x)", "elementary.exp(x * x)"),
+    ),
+)  # fmt: skip
 sigmoid = make_op(
     "sigmoid",
     make_bodies(sigmoid_f, sigmoid_df, tuned=(sigmoid_tuned, sigmoid_df), numpy=(sigmoid_numpy, sigmoid_df)),
     flops=20,
+    gradient=by_slope(sigmoid_slope),
     faults=(
         ("missing factor 1 - y", "loops", HERE, "return y * (typed(1, y) - y)", "return y"),
         ("branches swapped", "loops", HERE, "return 1 / (1 + e) if x >= 0", "return 1 / (1 + e) if x < 0"),
@@ -277,6 +375,7 @@ tanh = make_op(
     "tanh",
     make_bodies(tanh_f, tanh_df, tuned=(tanh_tuned, tanh_df)),
     flops=20,
+    gradient=by_slope(tanh_slope),
     faults=(
         ("square forgotten", "loops", HERE, "return typed(1, y) - y * y", "return typed(1, y) - y"),
         ("half the argument", "loops", HERE, "return np.tanh(x)", "return np.tanh(x / 2)"),
@@ -284,4 +383,4 @@ tanh = make_op(
         ("tanh of |x|", "tuned", HERE, "return elementary.tanh(x)", "return elementary.tanh(abs(x))"),
     ),
 )
-OPS_HERE = (neg, abs_op, sqrt, exp, log, sin, sigmoid, tanh)
+OPS_HERE = (neg, abs_op, sqrt, exp, log, sin, cos, erf, sigmoid, tanh)

@@ -1,6 +1,7 @@
 """Arithmetic and plain functions, element by element."""
 
 import numpy as np
+import scipy.special
 from hypothesis import strategies as st
 
 from oracles.common import Draw, Oracle, away_from_zero, shapes, wide
@@ -18,6 +19,8 @@ PLAIN: dict[str, Oracle] = {
     "exp": lambda x: np.exp(wide(x)),
     "log": lambda x: np.log(wide(x)),
     "sin": lambda x: np.sin(wide(x)),
+    "cos": lambda x: np.cos(wide(x)),
+    "erf": lambda x: scipy.special.erf(np.asarray(x, np.float64)),
 }
 
 TORCH: dict[str, Oracle] = {
@@ -33,6 +36,8 @@ TORCH: dict[str, Oracle] = {
     "exp": lambda x: x.exp(),
     "log": lambda x: x.log(),
     "sin": lambda x: x.sin(),
+    "cos": lambda x: x.cos(),
+    "erf": lambda x: x.erf(),
 }
 
 
@@ -63,6 +68,6 @@ def one_positive(draw, rng):
 DRAWS: dict[str, Draw] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum"), two_arrays),
     "pow": power,
-    **dict.fromkeys(("neg", "abs", "exp", "sin"), one_array),
+    **dict.fromkeys(("neg", "abs", "exp", "sin", "cos", "erf"), one_array),
     **dict.fromkeys(("log", "sqrt"), one_positive),
 }

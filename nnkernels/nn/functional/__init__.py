@@ -4,7 +4,7 @@ Called with NumPy arrays they return arrays; with a Tensor among the inputs, a T
 through.
 """
 
-from nnkernels.autograd.tape import matmul
+from nnkernels.autograd.operators import matmul
 from nnkernels.nn.functional.activation import (
     elu,
     gelu,

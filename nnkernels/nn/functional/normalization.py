@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.autograd.tape import apply_keeping
+from nnkernels.autograd.tensor import apply_keeping
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from nnkernels.autograd.tape import Tensor, _grad_enabled
+from nnkernels.autograd.tensor import Tensor, apply_keeping
 from nnkernels.ops import OPS
 
 MODES = {"nearest": "upsample_nearest2d", "bilinear": "upsample_bilinear2d"}
@@ -11,14 +11,9 @@ MODES = {"nearest": "upsample_nearest2d", "bilinear": "upsample_bilinear2d"}
 
 def with_indices(name: str, x: Any, attributes: dict[str, Any]) -> tuple[Any, Any]:
     """Return the result of a max pool, and the places of the maxima, int64 as PyTorch's."""
-    op, tensor = OPS[name], isinstance(x, Tensor)
-    if tensor and x.requires_grad and _grad_enabled.get():
-        y = op(x, **attributes)
-        return y, Tensor(y.node.outputs[1].astype("int64"))
-    arrays = op.prepare((x.data if tensor else x,), attributes)
-    y, argmax = op.body_for(arrays).forward(*arrays, **attributes)
+    y, (argmax,) = apply_keeping(OPS[name], (x,), attributes)
     indices = argmax.astype("int64")
-    return (Tensor(y), Tensor(indices)) if tensor else (y, indices)
+    return y, Tensor(indices) if isinstance(x, Tensor) else indices
 
 
 def pooled(name: str, x: Any, return_indices: bool, attributes: dict[str, Any]) -> Any:

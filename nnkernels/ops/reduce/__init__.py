@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.reduce.loops import (
     Shape,
@@ -120,6 +121,7 @@ def make_op(name: str, loops: Body, vectorized: Body, tuned: Body, mutants: tupl
         bench_samples=bench_samples,
         flops=lambda x, **_: int(x.size),
         jvp=jvp,
+        gradient=piecewise_linear if name == "max" else linear,
         mutants=tuple(fault(*words) for words in mutants),
         tolerance=512.0,  # one long sum in order against many short ones
     )

@@ -1,0 +1,323 @@
+"""Tensor: an array that remembers how it was made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nnkernels.autograd.operators import Operators
+from nnkernels.autograd.tape import Node, now, recording, recording_is_on, run, walk
+from nnkernels.machine.memory import Array, as_kernel_array
+from nnkernels.ops.op import Op
+from nnkernels.ops.shape import VIEWS
+
+
+class Tensor(Operators):
+    """An n-dimensional array that records the ops applied to it.
+
+    ``data`` is the NumPy array, ``grad`` a Tensor after ``backward`` (None before), ``requires_grad`` whether
+    gradients flow here, ``node`` the recorded call that made it (None for a leaf).
+
+    >>> x = tensor([2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "_data", "grad", "node", "requires_grad", "version")
+
+    tangent: "Tensor | None" = None  # see dual.py
+
+    def __init__(self, data: Array, requires_grad: bool = False, node: Node | None = None) -> None:
+        self._data = data
+        self.requires_grad = requires_grad
+        self.node = node
+        self.grad: Tensor | None = None
+        # When the memory was last changed in place, on the clock that numbers the nodes; views share it.
+        self.version = [0] if node is None else node.version
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the tensor was made by hand rather than by an op."""
+        return self.node is None
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.data, separator=", ", prefix="tensor(")
+        kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        flag = ", requires_grad=True" if self.requires_grad else ""
+        return f"tensor({text}{kind}{flag})"
+
+    # --- recording ---
+
+    def apply_op(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> "Tensor":
+        """Run ``op`` on the inputs' arrays and record the call; what ``Op.__call__`` does with Tensors."""
+        return self.apply_keeping(op, inputs, attributes)[0]
+
+    def apply_keeping(
+        self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
+    ) -> tuple["Tensor", tuple[Array, ...]]:
+        """Return the result and all outputs, what the op keeps for its backward pass included."""
+        for t in inputs:
+            if isinstance(t, Tensor) and t.tangent is not None:
+                return t.apply_keeping(op, inputs, attributes)
+        outputs, node = run(op, inputs, attributes)
+        if node is not None:
+            return Tensor(outputs[0], True, node), outputs
+        y = Tensor(outputs[0])
+        if op.name in VIEWS:
+            y.version = inputs[0].version
+        return y, outputs
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add d(self)/d(leaf) to ``grad`` of every leaf that needs it.
+
+        ``gradient`` is the cotangent, of self's shape; it may be left out for a single element (then 1). The
+        graph is freed on the way unless ``retain_graph``. With ``create_graph`` the gradients are themselves
+        recorded, to be differentiated again, and the graph is retained. Raises ValueError for a missing or
+        mis-shaped cotangent, RuntimeError when nothing was recorded, the graph is already freed or an array
+        that backward reads has been changed.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward: this tensor was made without recording; give requires_grad=True to the tensors "
+                "to differentiate by, and compute outside of no_grad()"
+            )
+        carry_back(self, self.cotangent(gradient), None, retain_graph, create_graph)
+
+    def cotangent(self, gradient: Any = None) -> "Tensor":
+        """Return ``gradient`` as a Tensor of self's shape and dtype; 1 for a single element."""
+        if gradient is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward: a tensor of shape {self.shape} has no single gradient; call "
+                    "backward(gradient) with an array of that shape, or reduce it first, as by .sum()"
+                )
+            return Tensor(np.ones_like(self._data))
+        if not isinstance(gradient, Tensor) or gradient.dtype != self.dtype:
+            gradient = Tensor(np.asarray(gradient, self.dtype))
+        if gradient.shape != self.shape:
+            raise ValueError(f"backward: gradient must have shape {self.shape}, got {gradient.shape}")
+        return gradient
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    def as_leaf(self) -> "Tensor":
+        """Return a leaf on the same array that requires gradients."""
+        leaf = self.detach()
+        leaf.requires_grad = True
+        return leaf
+
+    def pulled_through(
+        self, formula: Any, inputs: tuple[Any, ...], needs: tuple[bool, ...], attributes: Mapping[str, Any]
+    ) -> tuple["Tensor | None", ...]:
+        """Return the gradients of ``formula(*inputs, **attributes)`` for the cotangent ``self``."""
+        create = recording_is_on()
+        given = [branch(t) if need else as_operand(t) for t, need in zip(inputs, needs)]
+        with recording(True):
+            y = formula(*given, **attributes)
+        found = iter(carry_back(y, self, [t for t, need in zip(given, needs) if need], create_graph=create))
+        return tuple([next(found) if need else None for need in needs])
+
+    def detach(self) -> "Tensor":
+        """Return a tensor on the same array that records nothing."""
+        detached = Tensor(self._data)
+        detached.version = self.version
+        return detached
+
+    # --- changing in place ---
+
+    @property
+    def data(self) -> Array:
+        """The array. ``data -= ...`` is noticed by later backward passes, ``data[...] = ...`` is not."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array is self._data:
+            self.was_changed()
+        else:
+            self._data, self.version = array, [0]
+
+    def was_changed(self) -> None:
+        """Note that the array has been written into: graphs that read it refuse to run backward."""
+        self.version[0] = now()
+
+    def _changeable(self, what: str) -> None:
+        if self.requires_grad and recording_is_on():
+            raise RuntimeError(
+                f"{what}: a tensor that requires gradients cannot be changed in place while ops are recorded; "
+                "do it inside no_grad(), or make a new tensor"
+            )
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._changeable("x[...] = value")
+        self._data[index] = np.asarray(value)
+        self.was_changed()
+
+    def copy_(self, value: Any) -> "Tensor":
+        """Overwrite the elements with those of ``value``, which is broadcast; return self."""
+        self[...] = value
+        return self
+
+    def _in_place(self, other: Any, ufunc: np.ufunc, result: Any) -> Any:
+        """Return ``result()`` where the op is recorded, else self, changed in place."""
+        if recording_is_on() and (self.requires_grad or getattr(other, "requires_grad", False)):
+            if self.requires_grad and self.node is None:
+                self._changeable(f"in-place {ufunc.__name__}")
+            return result(other)
+        ufunc(self._data, np.asarray(other), out=self._data, casting="same_kind")
+        self.was_changed()
+        return self
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(other, np.add, self.__add__)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(other, np.subtract, self.__sub__)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(other, np.multiply, self.__mul__)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(other, np.divide, self.__truediv__)
+
+
+def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    """Return a leaf tensor holding a copy of ``data``.
+
+    Python numbers become float32 (integers int64); arrays keep their dtype unless ``dtype`` is given. Raises
+    TypeError for data that is no array of numbers, or ``requires_grad`` with a dtype other than float32 and
+    float64.
+
+    >>> tensor([[1.0, 2.0]]).shape
+    (1, 2)
+    """
+    if isinstance(data, Tensor):
+        data = data.data
+    try:
+        array = np.array(data, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"tensor: data must be a regular array of numbers: {error}") from None
+    if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and array.dtype == np.float64:
+        array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"tensor: data must be numbers, got dtype {array.dtype}")
+    if requires_grad and array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"tensor: requires_grad needs float32 or float64, got {array.dtype}")
+    return Tensor(array, requires_grad)
+
+
+def apply_keeping(
+    op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
+) -> tuple[Any, tuple[Array, ...]]:
+    """Return (op's result, what its forward pass keeps), for functions that read the kept arrays, too."""
+    for t in inputs:
+        if isinstance(t, Tensor):
+            y, outputs = t.apply_keeping(op, inputs, attributes)
+            return y, outputs[1:]
+    arrays = op.prepare(inputs, attributes)
+    outputs = op.body_for(arrays).forward(*arrays, **attributes)
+    return outputs[0], outputs[1:]
+
+
+# --- backward ---
+
+
+def carry_back(
+    root: Tensor,
+    dy: Tensor,
+    wanted: Sequence[Tensor] | None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> list[Tensor | None]:
+    """Return the gradients of the tensors ``wanted`` (see ``walk``); None adds them to the leaves' ``grad``.
+
+    By kernels where numbers are all that is asked for; by ops where derivatives of either mode are.
+    """
+    retain = create_graph if retain_graph is None else retain_graph
+    if not create_graph and root.tangent is None and dy.tangent is None:
+        arrays = walk(root, dy.data, Kernels, wanted, retain)
+        return [None if dx is None else Tensor(dx) for dx in arrays]
+    with recording(create_graph):
+        return walk(root, dy, Ops, wanted, retain)
+
+
+class Kernels:
+    """Gradients as arrays, from the ops' backward kernels."""
+
+    @staticmethod
+    def ready(dy: Array) -> Array:
+        return as_kernel_array(dy)
+
+    @staticmethod
+    def pull_back(node: Node, dy: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        return node.pull_back(dy, needs)
+
+    @staticmethod
+    def add(a: Array, b: Array) -> Array:
+        return np.asarray(a + b)
+
+    @staticmethod
+    def share(a: Array, b: Array) -> bool:
+        return np.may_share_memory(a, b)
+
+    @staticmethod
+    def copy(dy: Array) -> Array:
+        return np.array(dy)
+
+    @staticmethod
+    def accumulate(leaf: Tensor, dx: Array) -> None:
+        leaf.grad = Tensor(dx if leaf.grad is None else np.asarray(leaf.grad.data + dx))
+
+
+class Ops:
+    """Gradients as Tensors, from the ops' ``gradient`` functions."""
+
+    @staticmethod
+    def ready(dy: Tensor) -> Tensor:
+        return dy
+
+    @staticmethod
+    def pull_back(node: Node, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        return node.pull_back_in_ops(dy, needs)
+
+    @staticmethod
+    def add(a: Tensor, b: Tensor) -> Tensor:
+        total: Tensor = a + b
+        return total
+
+    @staticmethod
+    def share(a: Tensor, b: Tensor) -> bool:
+        return np.may_share_memory(a.data, b.data)
+
+    @staticmethod
+    def copy(dy: Tensor) -> Tensor:
+        same: Tensor = dy + 0.0
+        return same
+
+    @staticmethod
+    def accumulate(leaf: Tensor, dx: Tensor) -> None:
+        leaf.grad = dx if leaf.grad is None else leaf.grad + dx
+
+
+def branch(t: Any) -> Tensor:
+    """Return a tensor equal to ``t`` to differentiate by, apart from the other uses of ``t``.
+
+    Where t requires gradients and ops are recorded, its own gradient still arrives.
+    """
+    if not isinstance(t, Tensor):
+        return Tensor(t, requires_grad=True)
+    if t.requires_grad and recording_is_on():
+        return t.reshape(t.shape)  # a node of its own
+    return t.as_leaf()
+
+
+def as_operand(t: Any) -> Any:
+    """Return an array of floating-point numbers as a Tensor, anything else as it is."""
+    return Tensor(t) if isinstance(t, np.ndarray) and t.dtype.kind == "f" else t
