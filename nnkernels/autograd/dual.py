@@ -1,14 +1,14 @@
 """Forward-mode automatic differentiation: a value and its tangent travel through the program together.
 
 A ``Dual`` stands for x + e v with e^2 = 0: a number, and how it changes as the input moves along v. Each op
-takes Duals to a Dual by f(x + e v) = f(x) + e J v, with the op's ``jvp`` for J v. One pass gives the derivative
-along one direction of all outputs, where one backward pass gives that of one output along all directions.
+takes Duals to a Dual by f(x + e v) = f(x) + e J v, with the op's ``jvp`` for J v. One pass gives the
+derivative of all outputs along one direction, where one backward pass gives that of one output along all directions.
 
 A Dual is a Tensor, so both modes may act at once: gradients computed from Duals by ops are Duals again, whose
 tangents are second derivatives (forward over reverse).
 
-Clifford, Preliminary Sketch of Biquaternions, 1873, for the numbers; Griewank and Walther, Evaluating Derivatives,
-SIAM 2008, ch. 3.
+Clifford, Preliminary Sketch of Biquaternions, 1873, for the numbers; Griewank and Walther, Evaluating
+Derivatives, SIAM 2008, ch. 3.
 """
 
 from typing import Any
@@ -32,6 +32,8 @@ class Dual(Tensor):
     """
 
     __slots__ = ("recorded", "tangent")
+
+    tangent: Tensor
 
     def __init__(
         self,
@@ -74,17 +76,26 @@ class Dual(Tensor):
 
 
 def push_arrays(
-    op: Op, inputs: tuple[Any, ...], tangents: list[Tensor | None], outputs: tuple[Array, ...], attributes: Any
+    op: Op,
+    inputs: tuple[Any, ...],
+    tangents: list[Tensor | None],
+    outputs: tuple[Array, ...],
+    attributes: dict[str, Any],
 ) -> Tensor:
     """Return J v by the op's ``jvp``."""
     assert op.jvp is not None
-    arrays = tuple([None if t is None else as_kernel_array(t.data if isinstance(t, Tensor) else t) for t in inputs])
-    v = tuple([None if t is None else as_kernel_array(t.data) for t in tangents])
-    return Tensor(np.asarray(op.jvp(v, outputs, arrays, **attributes)))
+    arrays = [t.data if isinstance(t, Tensor) else t for t in inputs]
+    x, v = (tuple([None if a is None else as_kernel_array(a) for a in group])
+            for group in (arrays, [None if t is None else t.data for t in tangents]))  # fmt: skip
+    return Tensor(np.asarray(op.jvp(v, outputs, x, **attributes)))
 
 
 def push_in_ops(
-    op: Op, inputs: tuple[Any, ...], tangents: list[Tensor | None], outputs: tuple[Array, ...], attributes: Any
+    op: Op,
+    inputs: tuple[Any, ...],
+    tangents: list[Tensor | None],
+    outputs: tuple[Array, ...],
+    attributes: dict[str, Any],
 ) -> Tensor:
     """Return J v by recorded ops: J^T u is linear in u, so <J^T u, v> has the slope J v in u.
 
@@ -97,5 +108,6 @@ def push_in_ops(
         u = Tensor(np.zeros_like(outputs[0]), requires_grad=True)
         pulled = op.gradient(op, u, outputs, given, moving, **attributes)
         terms = [(g * v).sum() for g, v in zip(pulled, tangents) if g is not None and v is not None]
-        found = carry_back(sum(terms[1:], terms[0]), Tensor(np.ones((), outputs[0].dtype)), [u], create_graph=True)
+        total: Tensor = sum(terms[1:], terms[0])
+        found = carry_back(total, total.cotangent(), [u], create_graph=True)
     return found[0] if found[0] is not None else Tensor(np.zeros_like(outputs[0]))

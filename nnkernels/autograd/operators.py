@@ -17,6 +17,11 @@ class Operators:
     __array_priority__ = 100  # array + tensor is the tensor's business
     __slots__ = ()
 
+    # What a subclass has.
+    _data: Array
+    requires_grad: bool
+    version: list[int]
+
     @property
     def data(self) -> Array:
         """The array."""

@@ -1,12 +1,12 @@
 """Reverse-mode automatic differentiation on a tape that is written while the program runs.
 
-A ``Tensor`` (tensor.py) is an array that remembers how it was made. Each op applied to tensors that need gradients
-leaves a ``Node``: the op, its inputs, its outputs. Walking back, each node comes after all nodes that use its
-output, and what arrives is added up (the chain rule over a graph). Ordinary Python decides what runs: loops
-and conditionals of the model need no special form.
+A ``Tensor`` (tensor.py) is an array that remembers how it was made. Each op applied to tensors that need
+gradients leaves a ``Node``: the op, its inputs, its outputs. Walking back, each node comes after all nodes that
+use its output, and what arrives is added up (the chain rule over a graph). Ordinary Python decides what runs:
+loops and conditionals of the model need no special form.
 
-A node's share is computed by its op's kernels, or, where the gradients themselves are to be differentiated, by
-the op's ``gradient``, which is written in ops and so leaves nodes of its own.
+A node's share is computed by its op's kernels, or, where the gradients themselves are to be differentiated,
+by the op's ``gradient``, which is written in ops and so leaves nodes of its own.
 
 Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18, 2018.
 """
@@ -102,7 +102,7 @@ class Node:
         n = self.number
         if self.version[0] > n:
             return True
-        return any([isinstance(t, Operators) and t.version[0] > n for t in self.inputs])
+        return any(isinstance(t, Operators) and t.version[0] > n for t in self.inputs)
 
     def shapes(self) -> str:
         """Return the shapes of the inputs, for messages."""
@@ -141,8 +141,8 @@ def walk(
     """Carry the cotangent ``dy`` of ``root`` back through the graph.
 
     To all leaves, where it is added to ``grad``; or, given tensors ``wanted``, along the ways to them alone:
-    then their gradients are returned, None for a tensor that root does not depend on. ``arithmetic`` says what
-    gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
+    then their gradients are returned, None for a tensor that root does not depend on. ``arithmetic`` says
+    what gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
     """
     order, goals = topological_order(root), {id(t) for t in wanted or ()}
     demand_whole(order)

@@ -96,11 +96,11 @@ class Tensor(Operators):
                     "backward(gradient) with an array of that shape, or reduce it first, as by .sum()"
                 )
             return Tensor(np.ones_like(self._data))
-        if not isinstance(gradient, Tensor) or gradient.dtype != self.dtype:
-            gradient = Tensor(np.asarray(gradient, self.dtype))
-        if gradient.shape != self.shape:
-            raise ValueError(f"backward: gradient must have shape {self.shape}, got {gradient.shape}")
-        return gradient
+        fits = isinstance(gradient, Tensor) and gradient.dtype == self.dtype
+        dy: Tensor = gradient if fits else Tensor(np.asarray(gradient, self.dtype))
+        if dy.shape != self.shape:
+            raise ValueError(f"backward: gradient must have shape {self.shape}, got {dy.shape}")
+        return dy
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
@@ -150,8 +150,8 @@ class Tensor(Operators):
     def _changeable(self, what: str) -> None:
         if self.requires_grad and recording_is_on():
             raise RuntimeError(
-                f"{what}: a tensor that requires gradients cannot be changed in place while ops are recorded; "
-                "do it inside no_grad(), or make a new tensor"
+                f"{what}: a tensor that requires gradients cannot be changed in place while ops are "
+                "recorded; do it inside no_grad(), or make a new tensor"
             )
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -253,56 +253,68 @@ class Kernels:
 
     @staticmethod
     def ready(dy: Array) -> Array:
+        """Return dy in the form that kernels want."""
         return as_kernel_array(dy)
 
     @staticmethod
     def pull_back(node: Node, dy: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        """Return the gradients of a node's inputs."""
         return node.pull_back(dy, needs)
 
     @staticmethod
     def add(a: Array, b: Array) -> Array:
+        """Return a + b as a new array."""
         return np.asarray(a + b)
 
     @staticmethod
     def share(a: Array, b: Array) -> bool:
+        """Return whether a and b may lie in one memory."""
         return np.may_share_memory(a, b)
 
     @staticmethod
     def copy(dy: Array) -> Array:
+        """Return the same numbers in other memory."""
         return np.array(dy)
 
     @staticmethod
     def accumulate(leaf: Tensor, dx: Array) -> None:
+        """Add dx to the leaf's gradient; the first one becomes it."""
         leaf.grad = Tensor(dx if leaf.grad is None else np.asarray(leaf.grad.data + dx))
 
 
 class Ops:
-    """Gradients as Tensors, from the ops' ``gradient`` functions."""
+    """The same with gradients as Tensors, from the ops' ``gradient`` functions."""
 
     @staticmethod
     def ready(dy: Tensor) -> Tensor:
+        """Return dy."""
         return dy
 
     @staticmethod
     def pull_back(node: Node, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Return the gradients of a node's inputs."""
         return node.pull_back_in_ops(dy, needs)
 
     @staticmethod
     def add(a: Tensor, b: Tensor) -> Tensor:
+        """Return a + b."""
         total: Tensor = a + b
         return total
 
     @staticmethod
     def share(a: Tensor, b: Tensor) -> bool:
+        """Return whether a and b may lie in one memory."""
         return np.may_share_memory(a.data, b.data)
 
     @staticmethod
     def copy(dy: Tensor) -> Tensor:
+        """Return the same numbers in other memory."""
         same: Tensor = dy + 0.0
         return same
 
     @staticmethod
     def accumulate(leaf: Tensor, dx: Tensor) -> None:
+        """Add dx to the leaf's gradient; the first one becomes it."""
         leaf.grad = dx if leaf.grad is None else leaf.grad + dx
 
 
@@ -314,7 +326,8 @@ def branch(t: Any) -> Tensor:
     if not isinstance(t, Tensor):
         return Tensor(t, requires_grad=True)
     if t.requires_grad and recording_is_on():
-        return t.reshape(t.shape)  # a node of its own
+        twin: Tensor = t.reshape(t.shape)  # a node of its own
+        return twin
     return t.as_leaf()
 
 

@@ -3,9 +3,13 @@
 Backward needs y alone: max(x, 0) lets a gradient through where y > 0.
 """
 
+from typing import Any
+
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW_IF_CHEAP
+from nnkernels.ops.gradients import multilinear
+from nnkernels.ops.op import Op
 from nnkernels.ops.validate import choice
 
 
@@ -34,3 +38,16 @@ def through_relu(dy: Array, y: Array) -> Array:
     kernel = masked_chunk if y.size < SERIAL_BELOW_IF_CHEAP else masked_parallel
     kernel(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
     return dx
+
+
+product_of_x_and_w = multilinear(0, 1)
+
+
+def before_relu(
+    op: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any, ...], needs: tuple[bool, ...],
+    activation: str | None = None, **attributes: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return the gradients, in ops, of what is a product of x and w before its activation."""
+    if activation == "relu":
+        dy = dy * (outputs[0] > 0).astype(dy.dtype)
+    return product_of_x_and_w(op, dy, outputs, inputs, needs, **attributes)

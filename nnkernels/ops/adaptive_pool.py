@@ -23,6 +23,7 @@ import numpy as np
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
+from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling import check_images, max_pool2d_jvp, named
 from nnkernels.ops.pooling import sample as pooling_sample
@@ -407,6 +408,7 @@ adaptive_max_pool2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=max_pool2d_jvp,
+    gradient=piecewise_linear,
     mutants=(
         mutant("windows end too early", "loops", "((p + 1) * H + P - 1) // P", "(p + 1) * H // P"),
         mutant("place of the first element for all", "loops", "best, at = v, h * W + w", "best = v"),
@@ -430,6 +432,7 @@ adaptive_avg_pool2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=avg_jvp,
+    gradient=linear,
     mutants=(
         mutant("windows overwrite each other", "loops", "dx[n, c, h, w] += dy", "dx[n, c, h, w] = dy"),
         mutant("divided by the rows alone", "loops", "/ (rows * columns)", "/ rows"),

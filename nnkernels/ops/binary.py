@@ -404,7 +404,7 @@ mul = make_op(
     ),
 )  # fmt: skip
 div = make_op(
-    "div", div_f, div_df1, div_df2, 
+    "div", div_f, div_df1, div_df2,
     gradient=by_partials(lambda x1, x2: 1 / x2, lambda x1, x2: -x1 / (x2 * x2)),
     mutants=(
         mutant("square lost", "return -y / x2", "return -y"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
-from nnkernels.ops.activation import check_activation
+from nnkernels.ops.activation import before_relu, check_activation
 from nnkernels.ops.conv2d import check_arrays, sample
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair, out_length
@@ -300,6 +300,7 @@ conv1d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=before_relu,
     tolerance=512,
     explain=explain,
     mutants=(

@@ -19,7 +19,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty, zeros
-from nnkernels.ops.activation import check_activation, through_relu
+from nnkernels.ops.activation import before_relu, check_activation, through_relu
 from nnkernels.ops.conv2d import check_arrays, sample
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import out_length
@@ -389,6 +389,7 @@ conv3d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=before_relu,
     tolerance=512,
     explain=explain,
     mutants=(

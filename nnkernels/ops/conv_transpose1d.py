@@ -21,6 +21,7 @@ from nnkernels.ops.conv1d import as_image
 from nnkernels.ops.conv_transpose2d import check_channels, check_sizes, sample, tuned, vectorized
 from nnkernels.ops.conv_transpose2d import explain as explain_images
 from nnkernels.ops.conv_transpose2d import flops as flops_of_images
+from nnkernels.ops.gradients import multilinear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats, given, rank
 
@@ -225,6 +226,7 @@ conv_transpose1d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=multilinear(0, 1),
     tolerance=512,
     explain=explain,
     mutants=(

@@ -24,6 +24,7 @@ from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair
 from nnkernels.ops.conv2d.tuned import How, correlate, input_gradient, weight_gradients
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
+from nnkernels.ops.gradients import multilinear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.reduce.tuned import sum_tuned
 from nnkernels.ops.validate import check_int, check_pair, floats, given, pair, rank
@@ -367,6 +368,7 @@ conv_transpose2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=multilinear(0, 1),
     tolerance=512,
     explain=explain,
     mutants=(

@@ -17,6 +17,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, number
 
@@ -199,6 +200,7 @@ dropout = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: int(x.size),
     jvp=jvp,
+    gradient=linear,
     mutants=(
         mutant("not scaled", "x[i, s] * scale if", "x[i, s] if"),
         mutant("mask the wrong way round", "if mask[i] else", "if not mask[i] else"),

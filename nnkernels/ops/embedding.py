@@ -15,6 +15,7 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, si
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import U
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, rank
 
@@ -240,6 +241,7 @@ embedding = Op(
     bench_samples=bench_samples,
     flops=lambda index, w, **_: 0,
     jvp=jvp,
+    gradient=linear,
     constants=frozenset({0}),
     mutants=(
         mutant("missing +=", "dw[index[n], d] += dy[n, d]", "dw[index[n], d] = dy[n, d]", "loops"),

@@ -5,14 +5,14 @@ there is none, as ``backward`` does, but computes it from Tensors by ops. ``outp
 whatever differentiates the gradient, so only what does not change with the inputs may be read from them (the
 place of a maximum, which side of a kink).
 
-Most ops need no such function of their own. An op that is linear in each of its inputs has derivatives that are
-again values of its own passes: with <., .> the sum of all products of elements,
+Most ops need no such function of their own. An op that is linear in each of its inputs has derivatives that
+are again values of its own passes: with <., .> the sum of all products of elements,
 
     <dy, B(u, w)> = <B*_0(dy, w), u> = <B*_1(dy, u), w>
 
-holds for all dy, u, w, so the slope of B*_0(dy, w) by w along u is pulled back to B*_1(dy, u), and by dy to
-B(u, w): ``multilinear``. Other ops say how they are made of simpler ones, ``by_formula``, or how steep they are,
-``by_slope``. Griewank and Walther, Evaluating Derivatives, SIAM 2008, ch. 5, for derivatives of backward passes.
+holds for all dy, u, w. So a cotangent u of B*_0(dy, w) is pulled back to B*_1(dy, u) for w, and to B(u, w)
+for dy: ``multilinear``. Other ops say how they are made of simpler ones, ``by_formula``, or how steep they are,
+``by_slope``. Griewank and Walther, Evaluating Derivatives, SIAM 2008, ch. 5.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ Needs = tuple[bool, ...]
 
 
 def multilinear(*together: int) -> Gradient:
-    """Return the gradient of an op that is linear in each input, where those at ``together`` are multiplied."""
+    """Return the gradient of an op linear in each input, where those at ``together`` are multiplied."""
 
     def gradient(
         op: Op, dy: Any, outputs: tuple[Array, ...], inputs: tuple[Any, ...], needs: Needs, **attributes: Any
@@ -107,18 +107,19 @@ class Form(NamedTuple):
             needs = tuple(j == i for j in range(self.n))
             dx = body.backward(dy, rest[self.n :], rest[: self.n], needs, **attributes)[i]
             assert dx is not None
-            return dx
+            return np.asarray(dx)
 
         def push(u: Array, *rest: Any, **attributes: Any) -> Array:
             assert self.op.jvp is not None
             tangents = tuple(u if j == i else None for j in range(self.n))
-            return self.op.jvp(tangents, rest[self.n :], rest[: self.n], **attributes)
+            return np.asarray(self.op.jvp(tangents, rest[self.n :], rest[: self.n], **attributes))
 
         return pull if back else push
 
     def gradients(
-        self, i: int, back: bool, cotangent: Any, inputs: Sequence[Any], needs: Needs, attributes: Any, run: Any
-    ) -> tuple[Any, ...]:
+        self, i: int, back: bool, cotangent: Any, inputs: Sequence[Any], needs: Needs, attributes: Any,
+        run: Callable[[int, bool], Callable[..., Any]],
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Return the gradients of a pass: values of other passes, which ``run(i, back)`` returns."""
         first, *rest = inputs  # dy where the pass goes back, else u
         dy, u = (first, cotangent) if back else (cotangent, first)

@@ -23,7 +23,9 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned,
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
 from nnkernels.ops.batch_norm.shapes import Grads, Inputs, Needs, Outputs, weights
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.layer_norm import U, row_moments
+from nnkernels.ops.normalised import in_channels, normalised, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats, given, number
 
@@ -258,6 +260,15 @@ def group_norm_backward_tuned(
     return dx if needs[0] else None, dw, db
 
 
+# --- in ops ---
+
+
+def group_norm_formula(x: Any, w: Any = None, b: Any = None, *, num_groups: int, eps: float = 1e-5) -> Any:
+    k = math.prod(x.shape[1:]) // num_groups
+    groups = normalised(x.reshape(x.shape[0], num_groups, k), (2,), eps).reshape(x.shape)
+    return scaled(groups, in_channels(w, x), in_channels(b, x))
+
+
 # --- records ---
 
 
@@ -363,6 +374,7 @@ group_norm = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: 7 * int(x.size),
     jvp=jvp,
+    gradient=by_formula(group_norm_formula),
     tolerance=512,
     mutants=(
         mutant("unbiased variance", "np.sqrt(squares / (K * S) + eps)",

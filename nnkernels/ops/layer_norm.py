@@ -23,6 +23,8 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
+from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.normalised import normalised, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, given, number
 
@@ -320,6 +322,17 @@ def layer_norm_backward_tuned(
     )
 
 
+# --- in ops ---
+
+
+
+def layer_norm_formula(
+    x: Any, w: Any = None, b: Any = None, *, normalized_shape: Any, eps: float = 1e-5
+) -> Any:
+    count = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+    return scaled(normalised(x, tuple(range(x.ndim - count, x.ndim)), eps), w, b)
+
+
 # --- records ---
 
 
@@ -426,6 +439,7 @@ layer_norm = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: 8 * int(x.size),
     jvp=jvp,
+    gradient=by_formula(layer_norm_formula),
     tolerance=512,
     mutants=(
         mutant("mean's share of dx forgotten", "w[j] - total / n - x_hat", "w[j] - x_hat"),

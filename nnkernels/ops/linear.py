@@ -18,7 +18,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import U
-from nnkernels.ops.activation import check_activation, masked_chunk, through_relu
+from nnkernels.ops.activation import before_relu, check_activation, masked_chunk, through_relu
 from nnkernels.ops.matmul.batches import as_rows
 from nnkernels.ops.matmul.dot import dot_block
 from nnkernels.ops.matmul.gemm import (
@@ -317,6 +317,7 @@ linear = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=before_relu,
     tolerance=256,
     explain=explain,
     mutants=(

@@ -22,7 +22,9 @@ from nnkernels.machine.elementary import power
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW
+from nnkernels.ops.assemble import pad
 from nnkernels.ops.batch_norm.shapes import as_planes
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats, number
 
@@ -245,6 +247,18 @@ def lrn_backward_tuned(
     return (dx,)
 
 
+# --- in ops ---
+
+
+def response_formula(x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+    (N, C), positions = x.shape[:2], math.prod(x.shape[2:])
+    squares = pad((x * x).reshape(N, C, positions), padding=(0, 0, size // 2, (size - 1) // 2))
+    energy = squares[:, :C]
+    for j in range(1, size):
+        energy = energy + squares[:, j : j + C]
+    return x * (k + alpha / size * energy.reshape(x.shape)) ** -beta
+
+
 # --- records ---
 
 
@@ -318,6 +332,7 @@ local_response_norm = Op(
     bench_samples=bench_samples,
     flops=lambda x, *, size, **_: (size + 5) * int(x.size),
     jvp=jvp,
+    gradient=by_formula(response_formula),
     tolerance=128,
     mutants=(
         mutant("window one channel short", "(size - 1) // 2 + 1)):\n                    energy",

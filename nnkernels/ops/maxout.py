@@ -25,6 +25,7 @@ from nnkernels.machine.jit import (
 )
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats
 
@@ -273,6 +274,7 @@ maxout = Op(
     bench_samples=bench_samples,
     flops=lambda x, pieces: x.size - x.size // pieces,
     jvp=jvp,
+    gradient=piecewise_linear,
     mutants=(
         mutant("smallest", "loops", "if v > y[o, i] or", "if v < y[o, i] or"),
         mutant("last piece forgotten", "loops", "for j in range(1, k):", "for j in range(1, k - 1):"),

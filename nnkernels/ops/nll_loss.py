@@ -17,6 +17,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.labels import (
     IGNORE,
     as_int64,
@@ -181,6 +182,22 @@ def backward_tuned(
     return dx, *(None,) * (len(inputs) - 1)
 
 
+# --- in ops ---
+
+
+def nll_formula(
+    x: Any, labels: Array, weight: Any = None, reduction: str = "mean", ignore_index: int = IGNORE
+) -> Any:
+    of_row = row_weights(labels, None if weight is None else np.asarray(weight), ignore_index, x.dtype)
+    q = np.zeros(x.shape, x.dtype)
+    rows = np.flatnonzero(of_row)
+    q[rows, labels[rows]] = of_row[rows]
+    terms = -(x * q).sum(1)
+    if reduction == "none":
+        return terms
+    return terms.sum() * (1 / of_row.sum() if reduction == "mean" else 1.0)
+
+
 # --- records ---
 
 NAME = "nll_loss"
@@ -270,6 +287,7 @@ nll_loss = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: 2 * len(x),
     jvp=jvp,
+    gradient=by_formula(nll_formula),
     constants=frozenset({1, 2}),
     mutants=(
         mutant("likelihood, not negative", "loss[i] = -of_row[i] * x[i, k]", "loss[i] = of_row[i] * x[i, k]"),

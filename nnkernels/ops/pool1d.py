@@ -218,6 +218,7 @@ def make_op(
         bench_samples=bench,
         flops=flops,
         jvp=jvp_of(image),
+        gradient=image.gradient,
         mutants=mutants,
     )
 

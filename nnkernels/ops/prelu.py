@@ -17,6 +17,7 @@ import numpy as np
 from nnkernels.machine.jit import inline, jit, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, rank
 
@@ -185,6 +186,14 @@ def backward_tuned(
     return dx if needs[0] else None, dw if needs[1] else None
 
 
+# --- in ops ---
+
+
+def prelu_formula(x: Any, weight: Any) -> Any:
+    of_channel = weight.reshape((1, -1) + (1,) * (x.ndim - 2)) if weight.size > 1 else weight.reshape(())
+    return x.relu() - of_channel * (-x).relu()
+
+
 # --- records ---
 
 
@@ -251,6 +260,7 @@ prelu = Op(
     bench_samples=bench_samples,
     flops=lambda x, weight: x.size,
     jvp=jvp,
+    gradient=by_formula(prelu_formula),
     mutants=(
         Mutant("weight ignored", "loops", "prelu.py", "> 0 else w[c] * x[n, c, i]", "> 0 else x[n, c, i]"),
         Mutant("missing +=", "loops", "prelu.py", "dw[c] += dy", "dw[c] = dy"),

@@ -378,6 +378,22 @@ def make_tuned(log: bool) -> Body:
     return Body(forward, backward)
 
 
+# --- in ops ---
+
+
+def gradient(
+    op: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any], needs: tuple[bool], dim: int = -1
+) -> tuple[Any]:
+    y = softmax(inputs[0], dim=dim)
+    return (y * (dy - (dy * y).sum(dim, keepdim=True)),)
+
+
+def log_gradient(
+    op: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any], needs: tuple[bool], dim: int = -1
+) -> tuple[Any]:
+    return (dy - softmax(inputs[0], dim=dim) * dy.sum(dim, keepdim=True),)
+
+
 # --- records ---
 
 
@@ -433,6 +449,7 @@ def make_op(name: str, log: bool, vectorized: Body, mutants: tuple[tuple[str, st
         bench_samples=bench_samples,
         flops=lambda x, **_: 20 * int(x.size),
         jvp=jvp,
+        gradient=log_gradient if log else gradient,
         mutants=tuple(Mutant(title, body, "softmax.py", old, new) for title, old, new, body in mutants),
     )
 

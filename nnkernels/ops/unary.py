@@ -198,6 +198,22 @@ def erf_numpy(x: Array, a: Any = None) -> Array:
 # --- slopes in ops ---
 
 
+def sqrt_slope(x: Any) -> Any:
+    return 0.5 / sqrt(x)
+
+
+def exp_slope(x: Any) -> Any:
+    return exp(x)
+
+
+def sin_slope(x: Any) -> Any:
+    return cos(x)
+
+
+def cos_slope(x: Any) -> Any:
+    return -sin(x)
+
+
 def sigmoid_slope(x: Any) -> Any:
     y = sigmoid(x)
     return y * (1 - y)
@@ -256,7 +272,7 @@ sqrt = make_op(
     "sqrt",
     make_bodies(sqrt_f, sqrt_df, cheap=True),
     positive=True,
-    gradient=by_slope(lambda x: 0.5 / sqrt(x)),
+    gradient=by_slope(sqrt_slope),
     faults=(
         ("half forgotten", "loops", HERE, "return typed(0.5, y) / y", "return typed(1, y) / y"),
         ("root forgotten", "loops", HERE, "return np.sqrt(x)", "return x"),
@@ -274,7 +290,7 @@ exp = make_op(
     "exp",
     make_bodies(exp_f, exp_df, tuned=(exp_tuned, exp_df)),
     flops=16,
-    gradient=by_slope(lambda x: exp(x)),
+    gradient=by_slope(exp_slope),
     faults=(
         (
             "derivative of exp is x",
@@ -318,9 +334,15 @@ sin = make_op(
     make_bodies(sin_f, sin_df, tuned=(sin_tuned, sin_df_tuned), far=(elementary.SIN_LIMIT, sin_f, sin_df)),
     far=elementary.SIN_LIMIT,
     flops=16,
-    gradient=by_slope(lambda x: cos(x)),
+    gradient=by_slope(sin_slope),
     faults=(
-        ("cosine's sign", "loops", HERE, "y: Any, a: Any) -> Any:\n    return np.cos(x)", "y: Any, a: Any) -> Any:\n    return -np.cos(x)"),
+        (
+            "cosine's sign",
+            "loops",
+            HERE,
+            "def sin_df(x: Any, y: Any, a: Any) -> Any:\n    return np.cos(x)",
+            "def sin_df(x: Any, y: Any, a: Any) -> Any:\n    return -np.cos(x)",
+        ),
         ("sine's sign", "tuned", HERE, "return elementary.sin(x)\n", "return elementary.sin(-x)\n"),
         ("far elements forgotten", "tuned", SHARED, "y[i] = far_f(x[i], a)", "pass"),
         ("far elements forgotten backward", "tuned", SHARED, "dx[i] = dy[i] * far_df(x[i], y[i], a)", "pass"),
@@ -331,7 +353,7 @@ cos = make_op(
     make_bodies(cos_f, cos_df, tuned=(cos_tuned, cos_df_tuned), far=(elementary.SIN_LIMIT, cos_f, cos_df)),
     far=elementary.SIN_LIMIT,
     flops=16,
-    gradient=by_slope(lambda x: -sin(x)),
+    gradient=by_slope(cos_slope),
     faults=(
         ("sine's sign", "loops", HERE, "return -np.sin(x)", "return np.sin(x)"),
         ("sine of x", "loops", HERE, "def cos_f(x: Any, a: Any) -> Any:\n    return np.cos(x)",
@@ -348,7 +370,7 @@ erf = make_op(
     gradient=by_slope(lambda x: TWO_OVER_ROOT_PI * exp(-x * x)),
     faults=(
         ("square forgotten", "loops", HERE, "np.exp(-x * x)", "np.exp(-x)"),
-        ("erf of x / sqrt 2", "loops", HERE, "return math.erf(x)\n", "return math.erf(x * 0.7071067811865476)\n"),
+        ("erf of x / 2", "loops", HERE, "return math.erf(x)\n", "return math.erf(x / 2)\n"),
         ("of |x|", "tuned", HERE, "return erf_by_polynomials(x)", "return erf_by_polynomials(abs(x))"),
         ("sign of the power lost", "tuned", HERE, "elementary.exp(-x * x)", "elementary.exp(x * x)"),
     ),

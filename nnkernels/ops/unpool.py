@@ -24,6 +24,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling.shapes import Size
 from nnkernels.ops.pooling.tuned import places_transposed
@@ -291,6 +292,7 @@ max_unpool2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=linear,
     constants=frozenset({1}),
     mutants=(
         mutant("rows of the small image", "loops",

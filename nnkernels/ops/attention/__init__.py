@@ -28,10 +28,29 @@ from nnkernels.ops.attention.tuned import attention_backward_tuned, attention_fo
 from nnkernels.ops.attention.vectorized import (
     attention_backward_vectorized,
     attention_forward_vectorized,
+    factor,
     jvp,
+    scores,
 )
+from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.matmul import matmul
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.softmax import softmax
 from nnkernels.ops.validate import fail_type, floats, given, number
+
+# --- in ops ---
+
+
+def attention_formula(
+    q: Any, k: Any, v: Any, mask: Any = None, keep: Any = None, *, is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:  # fmt: skip
+    hidden = scores(0 * q.data, 0 * k.data, None if mask is None else np.asarray(mask), is_causal)
+    seeing = hidden.max(axis=-1, keepdims=True, initial=-np.inf) > -np.inf
+    s = matmul(q, k.transpose(-1, -2)) * factor(q, scale) + np.where(seeing, hidden, 0)
+    p = softmax(s, dim=-1) * seeing.astype(q.dtype)
+    return matmul(p if keep is None else p * keep, v)
+
 
 # --- records ---
 
@@ -151,6 +170,7 @@ attention = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=by_formula(attention_formula),
     constants=frozenset({3, 4}),
     tolerance=256,
     mutants=(

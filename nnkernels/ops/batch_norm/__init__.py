@@ -29,8 +29,18 @@ from nnkernels.ops.batch_norm.vectorized import (
     batch_norm_forward_vectorized,
     channel_mean,
 )
+from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.normalised import in_channels, normalised, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, number
+
+# --- in ops ---
+
+
+def batch_norm_formula(x: Any, w: Any = None, b: Any = None, *, eps: float = 1e-5) -> Any:
+    axes = (0, *range(2, x.ndim))
+    return scaled(normalised(x, axes, eps), in_channels(w, x), in_channels(b, x))
+
 
 # --- records ---
 
@@ -130,6 +140,7 @@ batch_norm = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: 7 * int(x.size),
     jvp=jvp,
+    gradient=by_formula(batch_norm_formula),
     tolerance=512,  # float64: one long sum in order against many short ones
     mutants=(
         mutant("mean's share of dx forgotten", "- total / (N * S) - x_hat", "- x_hat"),

@@ -21,6 +21,8 @@ from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share
 from nnkernels.ops.batch_norm.shapes import as_planes, weights
 from nnkernels.ops.batch_norm.tuned import LONG, Plan, U, block_sums, normalise, plan_for
 from nnkernels.ops.batch_norm.vectorized import along_channels
+from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.normalised import in_channels, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, given, number
 
@@ -200,6 +202,14 @@ def inference_backward_tuned(
     return finished((dx, *narrow), needs)
 
 
+# --- in ops ---
+
+
+def inference_formula(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, *, eps: float = 1e-5) -> Any:
+    x_hat = (x - in_channels(mean, x)) / in_channels((var + eps).sqrt(), x)
+    return scaled(x_hat, in_channels(w, x), in_channels(b, x))
+
+
 # --- records ---
 
 
@@ -291,6 +301,7 @@ batch_norm_inference = Op(
     bench_samples=bench_samples,
     flops=lambda x, *_, **__: 3 * x.shape[0] * x.shape[1] * math.prod(x.shape[2:]),
     jvp=jvp,
+    gradient=by_formula(inference_formula),
     constants=frozenset({1, 2}),
     tolerance=512,
     mutants=(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
-from nnkernels.ops.activation import check_activation
+from nnkernels.ops.activation import before_relu, check_activation
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
 from nnkernels.ops.conv2d.methods import describe, no_winograd
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
@@ -200,6 +200,7 @@ conv2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=before_relu,
     tolerance=512,
     explain=explain,
     mutants=(

@@ -29,10 +29,27 @@ import numpy as np
 from nnkernels.machine.memory import Array
 from nnkernels.ops.cross_entropy import loops, tuned, vectorized
 from nnkernels.ops.cross_entropy.loops import Pair, effective_targets, with_weight
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.labels import IGNORE, check_labels, check_labels_shape, check_options
 from nnkernels.ops.losses.reduction import REDUCTIONS
 from nnkernels.ops.op import BadInput, Mutant, Op, Sample
+from nnkernels.ops.softmax import log_softmax
 from nnkernels.ops.validate import fail_type, floats, number, rank
+
+# --- in ops ---
+
+
+def cross_entropy_formula(
+    logits: Any, targets: Any, weight: Any = None, reduction: str = "mean", ignore_index: int = IGNORE,
+    label_smoothing: float = 0.0,
+) -> Any:  # fmt: skip
+    given: Any = [None if a is None else np.asarray(a) for a in (logits, targets, weight)]
+    q, of_row = effective_targets(*with_weight(given), ignore_index, label_smoothing)
+    terms = -(log_softmax(logits, dim=1) * q).sum(1)
+    if reduction == "none":
+        return terms
+    return terms.sum() * (1 / of_row.sum() if reduction == "mean" else 1.0)
+
 
 # --- records ---
 
@@ -185,6 +202,7 @@ softmax_cross_entropy = Op(
     bench_samples=bench_samples,
     flops=lambda logits, *_, **__: 20 * int(logits.size),
     jvp=jvp,
+    gradient=by_formula(cross_entropy_formula),
     constants=frozenset({1, 2}),
     mutants=(
         mutant("targets' sum forgotten", "(p[i, k] * weight_of_row - q[i, k])", "(p[i, k] - q[i, k])"),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import linear, multilinear, piecewise_linear
 from nnkernels.ops.graph import loops, tuned, vectorized
 from nnkernels.ops.graph.shapes import Spmm
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
@@ -247,6 +248,7 @@ index_select = Op(
     bench_samples=select_bench,
     flops=lambda *_, **__: 0,
     jvp=select_jvp,
+    gradient=linear,
     constants=frozenset({1}),
     tolerance=512,
     mutants=(
@@ -273,6 +275,7 @@ segment = Op(
     bench_samples=segment_bench,
     flops=lambda x, *_, **__: int(x.size),
     jvp=segment_jvp,
+    gradient=piecewise_linear,
     constants=frozenset({1}),
     tolerance=512,
     mutants=(
@@ -303,6 +306,7 @@ spmm = Op(
     bench_samples=spmm_bench,
     flops=lambda indptr, indices, values, x: 2 * int(values.size) * int(x.shape[1]),
     jvp=spmm_jvp,
+    gradient=multilinear(2, 3),
     constants=frozenset({0, 1}),
     tolerance=512,
     mutants=(

@@ -22,9 +22,13 @@ from nnkernels.machine.elementary import exp, log1p_up_to_1
 from nnkernels.machine.elementary import log as ln
 from nnkernels.machine.jit import inline, inline_always, typed
 from nnkernels.machine.memory import Array
+from nnkernels.ops.binary import maximum
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.elementwise import BY_X, PLAIN, Family, Formula, Given, no_other
 from nnkernels.ops.losses.records import SPOT, check_arrays, check_from_0_to_1, demand, make_op
-from nnkernels.ops.op import BadInput, Mutant, Sample
+from nnkernels.ops.losses.reduction import factor, reduced
+from nnkernels.ops.op import BadInput, Mutant, Op, Sample
+from nnkernels.ops.smooth_rectifiers import log_sigmoid
 from nnkernels.ops.unary import sigmoid_f, sigmoid_numpy, sigmoid_tuned
 
 # --- bce_with_logits: plain, and with q and w ---
@@ -191,6 +195,33 @@ def hinge_given(x: Array, y: Array) -> Given:
     return PLAIN
 
 
+# --- in ops ---
+
+
+def logits_formula(
+    z: Any, y: Any, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
+) -> Any:
+    of_y = 1 if pos_weight is None else 1 + (pos_weight - 1) * y
+    terms = (1 - y) * z - of_y * log_sigmoid(z)
+    return reduced(terms if weight is None else terms * weight, reduction)
+
+
+def bce_gradient(
+    op: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any, ...], needs: tuple[bool, ...],
+    reduction: str = "mean",
+) -> tuple[Any, ...]:  # fmt: skip
+    # Not by the formula: its logarithms stop at -100, while the slope, as PyTorch's, stops at 1e12.
+    p, y, weight = (*inputs, None)[:3]
+    rest = maximum(p * (1 - p), np.asarray(1e-12, p.dtype))
+    slope = (p - y) / rest
+    dp = dy * (slope if weight is None else slope * weight) * factor(reduction, p)
+    return dp, *(None,) * (len(inputs) - 1)
+
+
+def hinge_formula(x: Any, y: Any, reduction: str = "mean") -> Any:
+    return reduced((1 - y * x).relu(), reduction)
+
+
 # --- records ---
 
 
@@ -291,6 +322,7 @@ bce_with_logits = make_op(
                 Formula(weighted_logits_numpy, weighted_logits_df_numpy, no_other)),
     tuned=(Formula(logits_tuned, logits_df_tuned, no_other),
            Formula(weighted_logits_tuned, weighted_logits_df_tuned, no_other)),
+    gradient=by_formula(logits_formula),
     mutants=(
         mutant("overflowing form", "z * y + np.log1p(np.exp(-abs(z)))\n\n\n@inline",
                "z * y + np.log1p(np.exp(abs(z)))\n\n\n@inline"),
@@ -317,6 +349,7 @@ bce = make_op(
                 Formula(weighted_bce_numpy, weighted_bce_df_numpy, no_other)),
     tuned=(Formula(bce_tuned, bce_df_tuned, no_other),
            Formula(weighted_bce_tuned, weighted_bce_df_tuned, no_other)),
+    gradient=bce_gradient,
     mutants=(
         mutant("ln p for ln(1 - p)", "max(np.log1p(-p), typed", "max(np.log(p), typed"),
         mutant("slope not divided", "/ max((typed(1, p) - p) * p, typed(1e-12, p))", "/ p"),
@@ -332,6 +365,7 @@ hinge = make_op(
     "hinge", Family(hinge_given, BY_X), check_hinge, draw_hinge, check_values=check_signs, names=("x", "y"),
     flops=3, bad=bad_hinge, loops=HINGE, tuned=HINGE,
     vectorized=(Formula(hinge_numpy, hinge_df_numpy, no_other),),
+    gradient=by_formula(hinge_formula),
     mutants=(
         mutant("perceptron's margin of 0", "typed(1, x) - y * x", "-y * x"),
         mutant("slope not of y", "return -y if y * x < 1", "return typed(-1, x) if y * x < 1"),

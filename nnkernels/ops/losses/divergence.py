@@ -17,8 +17,10 @@ from nnkernels.machine.elementary import exp
 from nnkernels.machine.elementary import log as ln
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.elementwise import OTHER, SLOPE, Family, Formula, Given
 from nnkernels.ops.losses.records import check_arrays, make_op
+from nnkernels.ops.losses.reduction import reduced
 from nnkernels.ops.op import BadInput, Mutant
 from nnkernels.ops.validate import fail_type
 
@@ -94,6 +96,15 @@ def kl_given(x: Array, t: Array, log_target: bool = False) -> Given:
     return Given(1 if log_target else 0)
 
 
+# --- in ops ---
+
+
+def kl_formula(x: Any, t: Any, reduction: str = "mean", log_target: bool = False) -> Any:
+    if log_target:
+        return reduced(t.exp() * (t - x), reduction)
+    return reduced(t * (t.log() - x), reduction)
+
+
 # --- records ---
 
 
@@ -129,6 +140,7 @@ kl_div = make_op(
     loops=(Formula(kl_f, kl_dx, kl_dt), Formula(log_kl_f, log_kl_dx, log_kl_dt)),
     vectorized=(Formula(kl_numpy, kl_dx, kl_dt_numpy), Formula(log_kl_f, log_kl_dx, log_kl_dt_numpy)),
     tuned=(Formula(kl_tuned, kl_dx, kl_dt_tuned), Formula(log_kl_tuned, log_kl_dx_tuned, log_kl_dt_tuned)),
+    gradient=by_formula(kl_formula),
     mutants=(
         mutant("ratio of p to t", "t * (np.log(t) - x) if t != 0 else typed",
                "t * (x - np.log(t)) if t != 0 else typed"),

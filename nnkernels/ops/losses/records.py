@@ -7,6 +7,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import Gradient
 from nnkernels.ops.losses.elementwise import (
     Family,
     Formula,
@@ -131,7 +132,7 @@ def make_op(
     loops: tuple[Formula, ...], vectorized: tuple[Formula, ...], tuned: tuple[Formula, ...],
     names: tuple[str, str], flops: int, mutants: tuple[Mutant, ...],
     check_values: Callable[..., None] | None = None, cases: tuple[dict[str, Any], ...] = (),
-    more: More | None = None, bad: Bad | None = None, spread: float = 1.0,
+    more: More | None = None, bad: Bad | None = None, spread: float = 1.0, gradient: Gradient,
 ) -> Op:  # fmt: skip
     """Return the record; ``draw(rng, shape)`` makes the arrays of a call, the first two called ``names``."""
     return Op(
@@ -146,6 +147,7 @@ def make_op(
         bench_samples=make_bench_samples(draw, spread),
         flops=lambda x, *_, **__: flops * int(x.size),
         jvp=make_jvp(family, vectorized),
+        gradient=gradient,
         constants=frozenset(range(len(family.derivatives), family.inputs)),
         mutants=mutants,
         tolerance=512.0,  # one long sum in order against many short ones

@@ -30,6 +30,11 @@ def gathered(terms: Array, reduction: str) -> Array:
     return np.asarray(terms.dtype.type(factor(reduction, terms)) * terms.sum())
 
 
+def reduced(terms: Any, reduction: str = "mean") -> Any:
+    """Return the same of terms that are a Tensor, in ops."""
+    return terms if reduction == "none" else terms.sum() * factor(reduction, terms)
+
+
 def spread(dy: Array, reduction: str, terms: Array) -> Array:
     """Return the g_i."""
     g: Array = np.broadcast_to(dy * dy.dtype.type(factor(reduction, terms)), terms.shape).copy()

@@ -22,6 +22,7 @@ import numpy as np
 from nnkernels.machine.elementary import log as ln
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.elementwise import (
     BY_DIFFERENCE,
     OTHER,
@@ -32,6 +33,7 @@ from nnkernels.ops.losses.elementwise import (
     no_other,
 )
 from nnkernels.ops.losses.records import check_arrays, demand, make_op
+from nnkernels.ops.losses.reduction import reduced
 from nnkernels.ops.op import BadInput, Mutant
 from nnkernels.ops.validate import fail_type, number
 
@@ -181,6 +183,37 @@ def gaussian_given(x: Array, y: Array, var: Array, full: bool = False, eps: floa
     return Given(0, eps, HALF_LN_2_PI if full else 0.0, var)
 
 
+# --- in ops ---
+
+
+def mse_formula(x: Any, y: Any, reduction: str = "mean", half: bool = False) -> Any:
+    d = x - y
+    return reduced(d * d * (0.5 if half else 1.0), reduction)
+
+
+def l1_formula(x: Any, y: Any, reduction: str = "mean") -> Any:
+    return reduced(abs(x - y), reduction)
+
+
+def smooth_l1_formula(x: Any, y: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    d = abs(x - y)
+    near = (d < beta).astype(d.dtype)
+    return reduced(near * (d * d) * (0.5 / (beta or 1.0)) + (1 - near) * (d - 0.5 * beta), reduction)
+
+
+def huber_formula(x: Any, y: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
+    d = abs(x - y)
+    near = (d <= delta).astype(d.dtype)
+    return reduced(near * (d * d) * 0.5 + (1 - near) * delta * (d - 0.5 * delta), reduction)
+
+
+def gaussian_formula(
+    x: Any, y: Any, var: Any, reduction: str = "mean", full: bool = False, eps: float = 1e-6
+) -> Any:
+    d, v = x - y, var + np.maximum(eps - var.data, 0)  # below eps it counts as eps, with its gradient
+    return reduced((v.log() + d * d / v) * 0.5, reduction)
+
+
 # --- records ---
 
 
@@ -266,6 +299,7 @@ mse = make_op(
     "mse", Family(mse_given, BY_DIFFERENCE), check_mse, pair, loops=MSE, vectorized=MSE, tuned=MSE,
     names=("x", "y"), flops=3, cases=({"half": True}, {"half": True, "reduction": "none"}),
     bad=bad_attribute("half", (TypeError, "half must be a bool, got float 0.5", 0.5)),
+    gradient=by_formula(mse_formula),
     mutants=(
         mutant("factor 2 forgotten", "a * ((x - y) + (x - y))", "a * (x - y)"),
         mutant("half ignored", "0.5 if half else 1.0", "1.0 if half else 1.0"),
@@ -281,6 +315,7 @@ l1 = make_op(
     "l1", Family(l1_given, BY_DIFFERENCE), check_l1, pair, names=("x", "y"), flops=2,
     loops=(Formula(l1_f, l1_df, no_other),), vectorized=(Formula(l1_f, l1_df_numpy, no_other),),
     tuned=(Formula(l1_f, l1_df, no_other),),
+    gradient=by_formula(l1_formula),
     mutants=(
         mutant("not the size", "return abs(x - y)\n", "return x - y\n"),
         mutant("slope of the sum", "return sign(x - y)  #", "return sign(x + y)  #"),
@@ -297,6 +332,7 @@ smooth_l1 = make_op(
     cases=({"beta": 0.7}, {"beta": 0, "reduction": "none"}, {"beta": 2.5, "reduction": "sum"}),
     bad=bad_attribute("beta", (ValueError, "beta must be at least 0, got -1.0", -1.0),
                       (TypeError, "beta must be a number", "1")),
+    gradient=by_formula(smooth_l1_formula),
     mutants=(
         mutant("beta not divided by", "half * d * d / beta if", "half * d * d if"),
         mutant("slope not divided by beta", "return d / beta if abs(d) < beta", "return d if abs(d) < beta"),
@@ -315,6 +351,7 @@ huber = make_op(
     bad=bad_attribute("delta", (ValueError, "delta must be above 0, got 0.0", 0.0),
                       (ValueError, "delta must be finite, got inf", math.inf),
                       (TypeError, "delta must be a number", None)),
+    gradient=by_formula(huber_formula),
     mutants=(
         mutant("half forgotten", "return half * d * d if d <=", "return d * d if d <="),
         mutant("slope 1 outside", "else delta * sign(d)", "else sign(d)"),
@@ -330,6 +367,7 @@ gaussian_nll = make_op(
     tuned=(Formula(gaussian_tuned, gaussian_df, gaussian_dv),),
     cases=({"full": True}, {"full": True, "reduction": "sum"}, {"eps": 0.1, "reduction": "none"}),
     bad=bad_gaussian,
+    gradient=by_formula(gaussian_formula),
     mutants=(
         mutant("logarithm forgotten", "(np.log(s) + d * d / s) + constant", "(d * d / s) + constant"),
         mutant("constant forgotten", "HALF_LN_2_PI if full else 0.0", "0.0 if full else 0.0"),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import multilinear
 from nnkernels.ops.matmul.gemm import describe
 from nnkernels.ops.matmul.loops import matmul_backward_loops, matmul_forward_loops
 from nnkernels.ops.matmul.tuned import matmul_backward_tuned, matmul_forward_tuned
@@ -110,6 +111,7 @@ matmul = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp,
+    gradient=multilinear(0, 1),
     tolerance=256,
     explain=explain,
     mutants=(

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling.loops import (
     avg_pool2d_backward_loops,
@@ -253,6 +254,7 @@ max_pool2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=max_pool2d_jvp,
+    gradient=piecewise_linear,
     mutants=(
         mutant("last instead of first maximum", "loops", "or v > best or", "or v >= best or"),
         mutant("missing +=", "loops", "dx[n, c, h, w] += dy[n, c, p, q]  #",
@@ -294,6 +296,7 @@ avg_pool2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=avg_pool2d_jvp,
+    gradient=linear,
     mutants=(
         mutant("divisor forgotten backward", "loops", "+= dy[n, c, p, q] / divisor", "+= dy[n, c, p, q]"),
         mutant("windows overwrite each other", "loops", "dx[n, c, h, w] += dy[n, c, p, q] /",

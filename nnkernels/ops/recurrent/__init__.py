@@ -19,17 +19,52 @@ Representations using RNN Encoder-Decoder, EMNLP 2014. The layout of weights and
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.assemble import concatenate
+from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.linear import linear
 from nnkernels.ops.op import BadInput, Mutant, Op, Sample
 from nnkernels.ops.recurrent.loops import make_loops
 from nnkernels.ops.recurrent.shapes import CELLS, GATES, Inputs, Outputs
 from nnkernels.ops.recurrent.tuned import make_tuned
 from nnkernels.ops.recurrent.vectorized import jvp, make_vectorized
 from nnkernels.ops.validate import choice, fail_type, floats, given, rank
+
+# --- in ops ---
+
+
+def recurrent_formula(op: str, x: Any, *rest: Any, nonlinearity: str = "tanh", reverse: bool = False) -> Any:
+    states = 2 if op == "lstm" else 1
+    h, c = rest[0], rest[states - 1]
+    w_ih, w_hh, *biases = rest[states:]
+    b_ih, b_hh = (*biases, None, None)[:2]
+    H, T = h.shape[1], x.shape[0]
+    hs: list[Any] = [None] * T
+    cs: list[Any] = [None] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        a, z = linear(x[t], w_ih, b_ih), linear(h, w_hh, b_hh)
+        gates = [(a[:, g * H : (g + 1) * H], z[:, g * H : (g + 1) * H]) for g in range(GATES[CELLS[op]])]
+        if op == "lstm":
+            i, f, g, o = (p + q for p, q in gates)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        elif op == "gru":
+            r, u = ((p + q).sigmoid() for p, q in gates[:2])
+            n = (gates[2][0] + r * gates[2][1]).tanh()
+            h = (1 - u) * n + u * h
+        else:
+            h = (a + z).tanh() if nonlinearity == "tanh" else (a + z).relu()
+        hs[t], cs[t] = (s.reshape(1, *s.shape) for s in (h, c))
+    y = concatenate(*hs, dim=0)
+    if op != "lstm":
+        return y
+    return concatenate(*(s.reshape(1, *s.shape) for s in (y, concatenate(*cs, dim=0))), dim=0)
+
 
 # --- records ---
 
@@ -159,6 +194,7 @@ def make_op(op: str, checks: Any, mutants: tuple[tuple[str, Any, str, str], ...]
         bench_samples=bench_samples,
         flops=flops,
         jvp=along,
+        gradient=by_formula(partial(recurrent_formula, op)),
         tolerance=256,
         mutants=tuple(Mutant(title, body, f"recurrent/{body}.py", old, new)
                       for title, body, old, new in mutants),

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling import check_flag, check_images, named
 from nnkernels.ops.upsample.loops import (
@@ -161,6 +162,7 @@ upsample_nearest2d = Op(
     bench_samples=bench_samples,
     flops=flops,
     jvp=jvp_of(nearest_forward_loops),
+    gradient=linear,
     mutants=(
         mutant("missing +=", "loops", "nearest(q, step_w, W)] += dy", "nearest(q, step_w, W)] = dy"),
         mutant("steps swapped", "loops", "y[n, c, p, q] = x[n, c, nearest(p, step_h",
@@ -186,6 +188,7 @@ upsample_bilinear2d = Op(
     bench_samples=bench_samples,
     flops=bilinear_flops,
     jvp=jvp_of(bilinear_forward_loops),
+    gradient=linear,
     mutants=(
         mutant("pixel centres forgotten", "loops", "max((p + 0.5) * step - 0.5, 0.0)", "p * step"),
         mutant("corner beyond the image", "loops", "max((p + 0.5) * step - 0.5, 0.0)",
