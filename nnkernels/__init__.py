@@ -9,7 +9,20 @@ tensor([2.5838532, 2.       ])
 """
 
 from nnkernels import autograd, data, io, nn, ops, optim, plot, train
-from nnkernels.autograd import Tensor, no_grad, tensor
+from nnkernels.autograd import (
+    Dual,
+    Tensor,
+    checkpoint,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    no_grad,
+    tensor,
+    value_and_grad,
+    vjp,
+)
 from nnkernels.machine.memory import empty_cache
 from nnkernels.machine.threads import get_num_threads, set_num_threads
 from nnkernels.ops import OPS, use_backend
@@ -17,8 +30,9 @@ from nnkernels.ops.conv2d.methods import set_winograd
 from nnkernels.ops.explain import explain
 
 __all__ = [
-    "OPS", "Tensor", "autograd", "data", "empty_cache", "explain", "get_num_threads", "io", "nn", "no_grad",
-    "ops", "optim", "plot", "set_num_threads", "set_winograd", "tensor", "train", "use_backend",
+    "OPS", "Dual", "Tensor", "autograd", "checkpoint", "data", "empty_cache", "explain", "get_num_threads",
+    "grad", "hessian", "hvp", "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot",
+    "set_num_threads", "set_winograd", "tensor", "train", "use_backend", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -58,7 +58,8 @@ def backward_in_order_of_discovery(root):
     for tensor in queue:
         if tensor.node is None:
             continue
-        for parent, dx in zip(tensor.node.inputs, tensor.node.pull_back(gradients[id(tensor)], tensor.node.needs)):
+        node = tensor.node
+        for parent, dx in zip(node.inputs, node.pull_back(gradients[id(tensor)], node.needs)):
             if dx is None:
                 continue
             gradients[id(parent)] = gradients.get(id(parent), 0) + dx

@@ -1,4 +1,4 @@
-"""Every op's ``gradient``: the backward pass written in ops equals the kernels', and so do its derivatives."""
+"""Every op's ``gradient``: the backward pass written in ops, and its derivatives, equal the kernels'."""
 
 import numpy as np
 import pytest
@@ -102,15 +102,16 @@ def test_tangents_of_the_gradient_equal_its_gradient(name):
     for call in calls(name):
         moved = [normal(rng, a) if need else None for a, need in zip(call.arrays, call.needs)]
         duals = [a if v is None else Dual(a, Tensor(v), True) for a, v in zip(call.arrays, moved)]
-        tangents = [0.0 if g is None or g.tangent is None else np.sum(g.tangent.data * c)
-                    for g, c in zip(call.in_ops(Tensor(call.dy), duals), call.weights) if c is not None]  # fmt: skip
+        pairs = zip(call.in_ops(Tensor(call.dy), duals), call.weights)
+        tangents = [np.sum(g.tangent.data * c) for g, c in pairs if g is not None and g.tangent is not None]
         inputs = call.leaves()
         found = call.in_ops(Tensor(call.dy), inputs)
         terms = [(g * c).sum() for g, c in zip(found, call.weights) if c is not None and g is not None]
         total = sum(terms[1:], terms[0])
         wanted_for = [t for t, need in zip(inputs, call.needs) if need]
         second = carry_back(total, total.cotangent(), wanted_for) if total.requires_grad else []
-        other = sum(float(np.sum(g.data * v)) for g, v in zip(second, [v for v in moved if v is not None]) if g is not None)
+        pairs = zip(second, [v for v in moved if v is not None])
+        other = sum(float(np.sum(g.data * v)) for g, v in pairs if g is not None)
         close(sum(tangents), other, 1e-9, call.what)
 
 

@@ -2,7 +2,7 @@
 
 A ``Dual`` stands for x + e v with e^2 = 0: a number, and how it changes as the input moves along v. Each op
 takes Duals to a Dual by f(x + e v) = f(x) + e J v, with the op's ``jvp`` for J v. One pass gives the
-derivative of all outputs along one direction, where one backward pass gives that of one output along all directions.
+derivative of all outputs along one direction; one backward pass, that of one output along all directions.
 
 A Dual is a Tensor, so both modes may act at once: gradients computed from Duals by ops are Duals again, whose
 tangents are second derivatives (forward over reverse).
@@ -109,5 +109,5 @@ def push_in_ops(
         pulled = op.gradient(op, u, outputs, given, moving, **attributes)
         terms = [(g * v).sum() for g, v in zip(pulled, tangents) if g is not None and v is not None]
         total: Tensor = sum(terms[1:], terms[0])
-        found = carry_back(total, total.cotangent(), [u], create_graph=True)
+        found = carry_back(total, total.cotangent(), [u], create_graph=True, apart=True)
     return found[0] if found[0] is not None else Tensor(np.zeros_like(outputs[0]))

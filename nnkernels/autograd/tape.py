@@ -1,9 +1,9 @@
 """Reverse-mode automatic differentiation on a tape that is written while the program runs.
 
 A ``Tensor`` (tensor.py) is an array that remembers how it was made. Each op applied to tensors that need
-gradients leaves a ``Node``: the op, its inputs, its outputs. Walking back, each node comes after all nodes that
-use its output, and what arrives is added up (the chain rule over a graph). Ordinary Python decides what runs:
-loops and conditionals of the model need no special form.
+gradients leaves a ``Node``: the op, its inputs, its outputs. Walking back, each node comes after all nodes
+that use its output, and what arrives is added up (the chain rule over a graph). Ordinary Python decides what
+runs: loops and conditionals of the model need no special form.
 
 A node's share is computed by its op's kernels, or, where the gradients themselves are to be differentiated,
 by the op's ``gradient``, which is written in ops and so leaves nodes of its own.
@@ -11,7 +11,7 @@ by the op's ``gradient``, which is written in ops and so leaves nodes of its own
 Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18, 2018.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -136,15 +136,22 @@ def run(
 
 
 def walk(
-    root: "Tensor", dy: Any, arithmetic: Any, wanted: Sequence["Tensor"] | None, retain_graph: bool
+    root: "Tensor",
+    dy: Any,
+    arithmetic: Any,
+    wanted: Sequence["Tensor"] | None,
+    retain_graph: bool,
+    apart: bool = False,
 ) -> list[Any]:
     """Carry the cotangent ``dy`` of ``root`` back through the graph.
 
     To all leaves, where it is added to ``grad``; or, given tensors ``wanted``, along the ways to them alone:
-    then their gradients are returned, None for a tensor that root does not depend on. ``arithmetic`` says
-    what gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
+    then their gradients are returned, None for a tensor that root does not depend on. With ``apart`` these
+    are independent variables: how one was made from another does not count. ``arithmetic`` says what
+    gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
     """
-    order, goals = topological_order(root), {id(t) for t in wanted or ()}
+    goals = {id(t) for t in wanted or ()}
+    order = topological_order(root, goals if apart else set())
     demand_whole(order)
     if wanted is not None:
         order = leading_to(order, goals)
@@ -153,7 +160,9 @@ def walk(
     gradients: dict[int, Any] = {id(root): dy}
     found: dict[int, Any] = {}
     lent = {id(root)}  # tensors whose gradient lies in memory that others may use
-    for tensor in order:
+    order.reverse()
+    while order:
+        tensor = order.pop()  # so that its array can be freed when backward has passed it
         key, node = id(tensor), tensor.node
         dy = gradients.pop(key, None)
         if dy is None:  # all that was made from it has gradient zero
@@ -162,7 +171,7 @@ def walk(
             found[key] = arithmetic.copy(dy) if key in lent else dy
             if wanted is None:
                 arithmetic.accumulate(tensor, found.pop(key))
-        if node is None:
+        if node is None or (apart and key in goals):
             continue
         needs = node.needs
         if wanted is not None:
@@ -210,15 +219,17 @@ def demand_unchanged(order: list["Tensor"]) -> None:
             )
 
 
-def topological_order(root: "Tensor") -> list["Tensor"]:
+def topological_order(root: "Tensor", ends: Set[int] = frozenset()) -> list["Tensor"]:
     """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last.
+
+    What leads to the tensors with the identities ``ends`` is left out.
 
     With any other order, a tensor used twice could pass its gradient on before all of it has arrived. Since
     every tensor is younger than those it was made from, from the youngest to the oldest is such an order.
     """
     found, seen = [root], {id(root)}
     for tensor in found:  # which grows meanwhile
-        if tensor.node is not None:
+        if tensor.node is not None and id(tensor) not in ends:
             for parent in tensor.node.parents():
                 if id(parent) not in seen:
                     seen.add(id(parent))
@@ -239,5 +250,3 @@ def leading_to(order: list["Tensor"], goals: set[int]) -> list["Tensor"]:
         if tensor.node is not None and any(id(parent) in useful for parent in tensor.node.parents()):
             useful.add(id(tensor))
     return [tensor for tensor in order if id(tensor) in useful]
-
-

@@ -120,7 +120,8 @@ class Tensor(Operators):
         given = [branch(t) if need else as_operand(t) for t, need in zip(inputs, needs)]
         with recording(True):
             y = formula(*given, **attributes)
-        found = iter(carry_back(y, self, [t for t, need in zip(given, needs) if need], create_graph=create))
+        wanted = [t for t, need in zip(given, needs) if need]
+        found = iter(carry_back(y, self, wanted, create_graph=create, apart=True))
         return tuple([next(found) if need else None for need in needs])
 
     def detach(self) -> "Tensor":
@@ -235,6 +236,7 @@ def carry_back(
     wanted: Sequence[Tensor] | None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    apart: bool = False,
 ) -> list[Tensor | None]:
     """Return the gradients of the tensors ``wanted`` (see ``walk``); None adds them to the leaves' ``grad``.
 
@@ -242,10 +244,10 @@ def carry_back(
     """
     retain = create_graph if retain_graph is None else retain_graph
     if not create_graph and root.tangent is None and dy.tangent is None:
-        arrays = walk(root, dy.data, Kernels, wanted, retain)
+        arrays = walk(root, dy.data, Kernels, wanted, retain, apart)
         return [None if dx is None else Tensor(dx) for dx in arrays]
     with recording(create_graph):
-        return walk(root, dy, Ops, wanted, retain)
+        return walk(root, dy, Ops, wanted, retain, apart)
 
 
 class Kernels:

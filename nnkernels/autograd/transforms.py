@@ -1,15 +1,15 @@
 """Functions that make derivatives of functions: what PyTorch and JAX call functional transforms.
 
 A function is given arrays, Tensors or numbers, or tuples, lists and dicts of them, and computes with Tensors.
-Derivatives come back in the same form: arrays for arrays, Tensors for Tensors. Python numbers count as float32.
-They nest: a derivative is a function that can be differentiated again, by either mode.
+Derivatives come back in the same form: arrays for arrays, Tensors for Tensors. Python numbers count as
+float32. They nest: a derivative is a function that can be differentiated again, by either mode.
 
     mode      one pass gives             of f: R^n -> R^m, the whole Jacobian takes
     forward   J v, by ``jvp``            n passes
     reverse   J^T dy, by ``vjp``         m passes
 
-Where several arguments are differentiated by at once (``jvp``, ``jacobian``, ``hessian``, ``hvp``), they come as
-a tuple, and f is called as f(*x).
+Where several arguments are differentiated by at once (``jvp``, ``jacobian``, ``hessian``, ``hvp``), they come
+as a tuple, and f is called as f(*x).
 """
 
 import math
@@ -57,7 +57,7 @@ def results(who: str, y: Any) -> list[Tensor]:
     for t in found:
         if not isinstance(t, Tensor):
             raise TypeError(
-                f"{who}: f must return a Tensor, or a tuple, list or dict of Tensors, got {type(t).__name__}; "
+                f"{who}: f must return a Tensor, or a tuple, list or dict of them, got {type(t).__name__}; "
                 "compute with the Tensors that f is given, and do not take .data or .item() of them"
             )
     if not found:
@@ -111,7 +111,9 @@ def zeros_for_none(found: Sequence[Tensor | None], tensors: Sequence[Tensor]) ->
 class Pulled:
     """A function's value on a tape: what ``vjp`` and ``grad`` pull cotangents through."""
 
-    def __init__(self, who: str, f: Function, args: tuple[Any, ...], at: tuple[int, ...], create: bool | None) -> None:
+    def __init__(
+        self, who: str, f: Function, args: tuple[Any, ...], at: tuple[int, ...], create: bool | None
+    ) -> None:
         given = [differentiable(who, args[i], f"argument {i}") for i in at]
         self.form = tuple(args[i] for i in at)
         every = [t for group in given for t in group]
@@ -139,7 +141,7 @@ class Pulled:
         for i, (y, dy) in enumerate(zip(self.results, cotangents)):
             last = i == len(self.results) - 1
             keep = retain or self.create or not last
-            found = carry_back(y, y.cotangent(dy), self.leaves, keep, self.create)
+            found = carry_back(y, y.cotangent(dy), self.leaves, keep, self.create, apart=True)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
         return like(self.form, zeros_for_none(total, self.leaves))
 
@@ -149,7 +151,9 @@ def off_tape(t: Tensor) -> Tensor:
     return Dual(t.data, t.tangent, recorded=t.recorded) if isinstance(t, Dual) else t.detach()
 
 
-def vjp(f: Function, *x: Any, create_graph: bool | None = None) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+def vjp(
+    f: Function, *x: Any, create_graph: bool | None = None
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """Return (f(*x), pull), where pull(dy) is J^T dy, a tuple with one entry per argument.
 
     ``pull`` may be called any number of times; dy has the form of f's value. The gradients are themselves
@@ -165,7 +169,8 @@ def vjp(f: Function, *x: Any, create_graph: bool | None = None) -> tuple[Any, Ca
         cotangents = [leaf for _, leaf in tree.leaves(dy, "dy")]
         if len(cotangents) != len(pulled.results):
             raise ValueError(
-                f"vjp: dy must have the form of f's value, {len(pulled.results)} arrays, got {len(cotangents)}"
+                f"vjp: dy must have the form of f's value, {len(pulled.results)} arrays, "
+                f"got {len(cotangents)}"
             )
         gradients: tuple[Any, ...] = pulled.pull(cotangents, True)
         return gradients
@@ -173,7 +178,9 @@ def vjp(f: Function, *x: Any, create_graph: bool | None = None) -> tuple[Any, Ca
     return pulled.value(), pull
 
 
-def value_and_grad(f: Function, argnums: int | Sequence[int] = 0, create_graph: bool | None = None) -> Function:
+def value_and_grad(
+    f: Function, argnums: int | Sequence[int] = 0, create_graph: bool | None = None
+) -> Function:
     """Return a function that gives (f's value, its gradient); see ``grad``."""
     at = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -187,8 +194,8 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0, create_graph: 
         if len(pulled.results) > 1 or y.size != 1:
             shapes = " and ".join(str(t.shape) for t in pulled.results)
             raise ValueError(
-                f"grad: f must return a single number, got shape {shapes}; use vjp with a cotangent, jacobian, or "
-                "reduce f's value, as by .sum()"
+                f"grad: f must return a single number, got shape {shapes}; use vjp with a cotangent, "
+                "jacobian, or reduce f's value, as by .sum()"
             )
         gradients = pulled.pull([None], False)
         return pulled.value(), gradients[0] if isinstance(argnums, int) else gradients
@@ -199,9 +206,9 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0, create_graph: 
 def grad(f: Function, argnums: int | Sequence[int] = 0, create_graph: bool | None = None) -> Function:
     """Return the function that gives the gradient of f, whose value must be a single number.
 
-    By the argument at ``argnums``, an int, or by several, given as a tuple; then a tuple comes back. An argument
-    may be an array, a Tensor, a number, or a tree of them. The gradients are recorded with ``create_graph``,
-    by default where the arguments are Tensors that require gradients; so grad(grad(f)) works.
+    By the argument at ``argnums``, an int, or by several, given as a tuple; then a tuple comes back. An
+    argument may be an array, a Tensor, a number, or a tree of them. The gradients are recorded with
+    ``create_graph``, by default where the arguments are Tensors that require gradients: grad(grad(f)) works.
 
     Raises TypeError for an argument that is not floating-point or a value that is no Tensor, ValueError for a
     value with several elements.
@@ -231,7 +238,8 @@ def jvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> tuple[
     if [t.shape for t in primals] != [t.shape for t in tangents]:
         wanted, got = (", ".join(str(t.shape) for t in ts) for ts in (primals, tangents))
         raise ValueError(f"jvp: v must have the shapes of x, {wanted}, got {got}")
-    tangents = [t if t.dtype == p.dtype else Tensor(t.data.astype(p.dtype)) for t, p in zip(tangents, primals)]
+    pairs = zip(tangents, primals)
+    tangents = [t if t.dtype == p.dtype else Tensor(t.data.astype(p.dtype)) for t, p in pairs]
     create = to_be_recorded(create_graph, primals + tangents)
     push = push_by_reverse if _pushing.get() else push_duals
     y, moved = push(f, x, primals, tangents, create)
@@ -271,12 +279,12 @@ def push_by_reverse(
         us = [Tensor(np.zeros_like(t.data), requires_grad=True) for t in found]
         terms = []
         for t, u in zip(found, us):
-            pulled = carry_back(t, u, inner, create_graph=True)
+            pulled = carry_back(t, u, inner, create_graph=True, apart=True)
             terms += [(g * v).sum() for g, v in zip(pulled, tangents) if g is not None]
         if not terms:
             return y, zeros_for_none([None] * len(us), us)
         total = sum(terms[1:], terms[0])
-        moved = carry_back(total, Tensor(np.ones_like(total.data)), us, create_graph=create)
+        moved = carry_back(total, Tensor(np.ones_like(total.data)), us, create_graph=create, apart=True)
     return y, zeros_for_none(moved, us)
 
 
@@ -284,13 +292,16 @@ def push_by_reverse(
 
 
 def jacobian(
-    f: Function, x: Any, mode: Literal["auto", "forward", "reverse"] = "auto", create_graph: bool | None = None
+    f: Function,
+    x: Any,
+    mode: Literal["auto", "forward", "reverse"] = "auto",
+    create_graph: bool | None = None,
 ) -> Any:
     """Return all derivatives of f's value by x: for one array each, an array of shape y.shape + x.shape.
 
-    x may be a tuple of arguments, or trees of arrays; the Jacobian is then a tree of f's form, with a tree of x's
-    form in the place of each array. "forward" takes one pass per element of x, "reverse" one per element of y;
-    "auto" runs f once to see which is less. Raises ValueError for another mode, otherwise as ``grad``.
+    x may be a tuple of arguments, or trees of arrays; the Jacobian is then a tree of f's form, with a tree of
+    x's form in the place of each array. "forward" takes one pass per element of x, "reverse" one per element
+    of y; "auto" runs f once to see which is less. Raises ValueError for another mode, otherwise as ``grad``.
 
     >>> jacobian(lambda x: x * x, np.array([1.0, 2.0]))
     array([[2., 0.],
@@ -316,8 +327,10 @@ def by_rows(pulled: Pulled, x: Any) -> Any:
             cotangents = [np.zeros(t.shape, t.dtype) for t in pulled.results]
             cotangents[k] = dy
             rows.append([leaf for _, leaf in tree.leaves(pulled.pull(cotangents, True), "")])
-        shapes = [t.shape for t in pulled.leaves]
-        stacked = [stack([row[i] for row in rows], y.shape, (*y.shape, *s), False) for i, s in enumerate(shapes)]
+        stacked = [
+            stack([row[i] for row in rows], (*y.shape, *t.shape), last=False)
+            for i, t in enumerate(pulled.leaves)
+        ]
         blocks.append(tree.rebuilt(x, iter(stacked)))
     return tree.rebuilt(pulled.y, iter(blocks))
 
@@ -331,14 +344,15 @@ def by_columns(f: Function, x: Any, create_graph: bool | None) -> Any:
         for unit in unit_arrays(t):
             v = [Tensor(np.zeros_like(p.data)) for p in primals]
             v[k] = Tensor(unit)
-            y, moved = jvp(f, x, tree.rebuilt(x, iter([p if tensors else p.data for p in v])), create_graph)
+            direction = tree.rebuilt(x, iter([p if tensors else p.data for p in v]))
+            y, moved = jvp(f, x, direction, create_graph)
             columns.append([leaf for _, leaf in tree.leaves(moved, "")])
     blocks = []
     for j, (_, leaf) in enumerate(tree.leaves(y, "")):
         shape, at, parts = np.shape(leaf), 0, []
         for t in primals:
             part = [column[j] for column in columns[at : at + t.size]]
-            parts.append(stack(part, t.shape, (*shape, *t.shape), True))
+            parts.append(stack(part, (*shape, *t.shape), last=True))
             at += t.size
         blocks.append(tree.rebuilt(x, iter(parts)))
     return tree.rebuilt(y, iter(blocks))
@@ -352,21 +366,22 @@ def unit_arrays(t: Tensor) -> Iterator[Array]:
         yield unit.reshape(t.shape)
 
 
-def stack(parts: list[Any], shape: tuple[int, ...], wanted: tuple[int, ...], last: bool) -> Any:
-    """Return parts, one per element of an array of ``shape``, as one array, counted by its first or last axes."""
+def stack(parts: list[Any], shape: tuple[int, ...], last: bool) -> Any:
+    """Return parts of one shape as an array of ``shape``, whose first or last axes count the parts."""
     if parts and isinstance(parts[0], Tensor):
         size = math.prod(parts[0].shape)
         flat = OPS["concatenate"](*[p.reshape(1, size) for p in parts], dim=0)
-        return (flat.transpose(0, 1) if last else flat).reshape(wanted)
+        return (flat.transpose(0, 1) if last else flat).reshape(shape)
     flat = np.reshape(parts, (len(parts), -1))
-    return np.ascontiguousarray(flat.T if last else flat).reshape(wanted)[()]
+    return np.ascontiguousarray(flat.T if last else flat).reshape(shape)[()]
 
 
 def hvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> Any:
     """Return H v, the Hessian of f at x times v, in the form of x.
 
-    Forward over reverse: the tangent of the gradient, in a time that does not grow with the number of elements
-    of x. f's value must be a single number. Pearlmutter, Fast Exact Multiplication by the Hessian, 1994.
+    Forward over reverse: the tangent of the gradient, for the cost of a few evaluations of f, however many
+    elements x has. f's value must be a single number. Pearlmutter, Fast Exact Multiplication by the Hessian,
+    Neural Computation 6(1), 1994.
 
     >>> hvp(lambda x: (x * x * x).sum(), np.array([1.0, 2.0]), np.array([1.0, 0.0]))
     array([6., 0.])
@@ -377,8 +392,8 @@ def hvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> Any:
 def hessian(f: Function, x: Any, create_graph: bool | None = None) -> Any:
     """Return all second derivatives of f, whose value must be a single number, by x.
 
-    For an array, an array of shape x.shape + x.shape; for a tuple or a tree, a tree of x's form with trees of x's
-    form in it. One ``hvp`` per element of x.
+    For an array, an array of shape x.shape + x.shape; for a tuple or a tree, a tree of x's form with trees of
+    x's form in it. One ``hvp`` per element of x.
 
     >>> hessian(lambda x: x[0] * x[1], np.array([1.0, 2.0]))
     array([[0., 1.],

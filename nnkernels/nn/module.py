@@ -200,6 +200,8 @@ class Module:
         for name, array in own.items():
             if name in given:
                 array[...] = given[name]
+        for parameter in self.parameters():
+            parameter.was_changed()
 
     # --- showing ---
 

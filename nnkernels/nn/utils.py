@@ -1,12 +1,14 @@
-"""Gradient clipping, between ``backward`` and the optimizer's step."""
+"""Gradient clipping, between ``backward`` and the optimizer's step; modules as functions of parameters."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from nnkernels.autograd import Tensor
 from nnkernels.machine.memory import Array
+from nnkernels.nn.module import Module
 
 
 def gradients_of(parameters: Iterable[Tensor] | Tensor) -> list[Array]:
@@ -51,3 +53,43 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
     limit = float(clip_value)
     for g in gradients_of(parameters):
         np.clip(g, -limit, limit, out=g)
+
+
+def functional_call(
+    module: Module, parameters: Mapping[str, Any], args: Any = (), kwargs: Mapping[str, Any] | None = None
+) -> Any:
+    """Return ``module(*args, **kwargs)`` with other values in the place of its parameters.
+
+    ``parameters`` maps names, as ``named_parameters`` gives them, to Tensors or arrays of the same shapes;
+    the module keeps its own for what is left out, and afterwards. It makes a loss a function of all
+    parameters, to be differentiated by them::
+
+        parameters = {name: p.data for name, p in model.named_parameters()}
+        nnk.grad(lambda p: loss(functional_call(model, p, (x,))))(parameters)
+
+    ``args`` is a tuple, or one argument. Raises ValueError for a name that the module does not have, or
+    another shape. PyTorch's ``torch.func.functional_call``.
+    """
+    own = dict(module.named_parameters())
+    for name, value in parameters.items():
+        if name not in own:
+            names = ", ".join(own)
+            raise ValueError(f"functional_call: the module has no parameter {name!r}; it has {names}")
+        if np.shape(value) != own[name].shape:
+            wanted = own[name].shape
+            raise ValueError(f"functional_call: {name} must have shape {wanted}, got {np.shape(value)}")
+    values = {id(own[name]): value for name, value in parameters.items()}
+    places = [  # a shared parameter has several
+        (owner, name, parameter)
+        for owner in module.modules()
+        for name, parameter in owner._parameters.items()
+        if id(parameter) in values
+    ]
+    try:
+        for owner, name, parameter in places:
+            value = values[id(parameter)]
+            object.__setattr__(owner, name, value if isinstance(value, Tensor) else Tensor(np.asarray(value)))
+        return module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
+    finally:
+        for owner, name, parameter in places:
+            object.__setattr__(owner, name, parameter)

@@ -5,7 +5,7 @@ differs and by how much.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -14,6 +14,8 @@ from nnkernels.machine.memory import Array, poisoned
 from nnkernels.ops.op import BodyName, Op, Sample
 
 Arrays = tuple[Array | None, ...]
+DIFFERENCES = 1e-7  # allowed between derivatives and central differences, of the largest element or 1
+ADJOINT = 1e-9  # allowed between <dy, J v> and <J^T dy, v>, relative
 
 
 def differentiable(op: Op, sample: Sample) -> tuple[bool, ...]:
@@ -139,8 +141,25 @@ def numeric_gradient(f: Callable[[], Array], x: Array, dy: Array, step: float) -
     return grad
 
 
-def check_gradient(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> None:
-    """The body's gradients equal central differences of its own forward pass (float64 samples)."""
+class Error(NamedTuple):
+    """How far a result is from what it should be, and the size that this is to be judged by."""
+
+    error: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """The error relative to the size."""
+        return self.error / self.scale
+
+
+def distance(got: Array, wanted: Array) -> Error:
+    """Return the largest error of any element, beside the largest element or 1."""
+    return Error(float(np.abs(got - wanted).max(initial=0)), max(1.0, float(np.abs(wanted).max(initial=0))))
+
+
+def gradient_errors(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> dict[int, Error]:
+    """Return for each differentiable input how far its gradient is from central differences."""
     outputs = run(op, body, sample)
     dy = cotangent(rng, outputs)
     grads = run_backward(op, body, sample, dy, outputs)
@@ -151,22 +170,26 @@ def check_gradient(op: Op, body: BodyName, sample: Sample, rng: np.random.Genera
         return op.body(body).forward(*arrays, **sample.attributes)[0].copy()
 
     assert len(grads) == len(needs), f"{op.name}/{body}: {len(grads)} gradients for {len(needs)} inputs"
+    errors = {}
     for i, grad in enumerate(grads):
         assert (grad is not None) == needs[i], f"{op.name}/{body}: gradient {i} missing or not asked for"
         x = arrays[i]
-        if grad is None or x is None:
-            continue
-        wanted = numeric_gradient(result, x, dy, 1e-6)
-        scale = max(1.0, float(np.abs(wanted).max(initial=0)))
-        error = float(np.abs(grad - wanted).max(initial=0))
-        assert error <= 1e-7 * scale, (
+        if grad is not None and x is not None:
+            errors[i] = distance(grad, numeric_gradient(result, x, dy, 1e-6))
+    return errors
+
+
+def check_gradient(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> None:
+    """The body's gradients equal central differences of its own forward pass (float64 samples)."""
+    for i, (error, scale) in gradient_errors(op, body, sample, rng).items():
+        assert error <= DIFFERENCES * scale, (
             f"{op.name}/{body} on {sample.label}: gradient of input {i} differs from central differences by "
-            f"{error:.3g} (allowed {1e-7 * scale:.3g})"
+            f"{error:.3g} (allowed {DIFFERENCES * scale:.3g})"
         )
 
 
-def check_jvp(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> None:
-    """jvp equals a central difference along a random direction v, and <dy, J v> = <J^T dy, v>."""
+def jvp_errors(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> tuple[Error, Error]:
+    """Return how far J v is from a central difference along a random v, and <dy, J v> from <J^T dy, v>."""
     assert op.jvp is not None
     needs = differentiable(op, sample)
     v = tuple(
@@ -182,19 +205,25 @@ def check_jvp(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) 
         )
         return op.body(body).forward(*arrays, **sample.attributes)[0].copy()
 
-    what = f"{op.name}/{body} on {sample.label}"
     wanted = (moved(1e-6) - moved(-1e-6)) / 2e-6
-    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
+    what = f"{op.name}/{body} on {sample.label}"
     assert jv.shape == wanted.shape, f"{what}: jvp has shape {jv.shape}, wanted {wanted.shape}"
-    error = float(np.abs(jv - wanted).max(initial=0))
-    assert error <= 1e-7 * scale, f"{what}: jvp differs from a central difference by {error:.3g}"
     dy = cotangent(rng, outputs)
     grads = run_backward(op, body, sample, dy, outputs)
     forward_side = float(np.sum(dy * jv))
     reverse_side = sum(float(np.sum(g * d)) for g, d in zip(grads, v) if g is not None and d is not None)
-    assert abs(forward_side - reverse_side) <= 1e-9 * max(1.0, abs(forward_side)), (
-        f"{what}: <dy, J v> = {forward_side}, <J^T dy, v> = {reverse_side}"
+    adjoint = Error(abs(forward_side - reverse_side), max(1.0, abs(forward_side)))
+    return distance(jv, np.asarray(wanted)), adjoint
+
+
+def check_jvp(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator) -> None:
+    """jvp equals a central difference along a random direction v, and <dy, J v> = <J^T dy, v>."""
+    what = f"{op.name}/{body} on {sample.label}"
+    along, adjoint = jvp_errors(op, body, sample, rng)
+    assert along.relative <= DIFFERENCES, (
+        f"{what}: jvp differs from a central difference by {along.error:.3g}"
     )
+    assert adjoint.relative <= ADJOINT, f"{what}: <dy, J v> and <J^T dy, v> differ by {adjoint.error:.3g}"
 
 
 def check_bad_inputs(op: Op) -> int:

@@ -11,8 +11,8 @@ are again values of its own passes: with <., .> the sum of all products of eleme
     <dy, B(u, w)> = <B*_0(dy, w), u> = <B*_1(dy, u), w>
 
 holds for all dy, u, w. So a cotangent u of B*_0(dy, w) is pulled back to B*_1(dy, u) for w, and to B(u, w)
-for dy: ``multilinear``. Other ops say how they are made of simpler ones, ``by_formula``, or how steep they are,
-``by_slope``. Griewank and Walther, Evaluating Derivatives, SIAM 2008, ch. 5.
+for dy: ``multilinear``. Other ops say how they are made of simpler ones, ``by_formula``, or how steep they
+are, ``by_slope``. Griewank and Walther, Evaluating Derivatives, SIAM 2008, ch. 5.
 """
 
 from collections.abc import Callable, Sequence

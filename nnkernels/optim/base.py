@@ -118,12 +118,15 @@ class Optimizer:
                 state: dict[str, Any] = {name: buffers.state[name][0] for name in names}
                 after = self.update(group, buffers.flat, buffers.gradient, state, buffers.progress[0])
                 buffers.progress = [after] * len(buffers.params)
+                for p in buffers.params:
+                    p.was_changed()
             else:
                 for i, p in enumerate(buffers.params):
                     if p.grad is not None:
                         state = {name: buffers.state[name][1][i] for name in names}
                         before = buffers.progress[i]
                         buffers.progress[i] = self.update(group, p.data, p.grad.data, state, before)
+                        p.was_changed()
             if group.get(AFTER_STEP) is not None:
                 group[AFTER_STEP].apply(buffers.params, group["lr"])
 

@@ -1,0 +1,428 @@
+"""Derivatives of functions, by both modes and of any order: grad, vjp, jvp, jacobian, hessian, hvp."""
+
+import math
+
+import numpy as np
+import pytest
+
+import nnkernels as nnk
+from nnkernels import OPS, nn
+from nnkernels.autograd import Dual
+from nnkernels.autograd.tensor import Tensor
+from nnkernels.nn import functional as F
+from nnkernels.nn.utils import functional_call
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def differences(f, x, eps=1e-4):
+    """The Jacobian of f, from arrays to arrays, by differences of fourth order: f's axes, then x's."""
+    columns = []
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = eps
+        near, far = (np.asarray(f(x + k * step)) - np.asarray(f(x - k * step)) for k in (1, 2))
+        columns.append((8 * near - far) / (12 * eps))
+    return np.moveaxis(np.reshape(columns, x.shape + np.shape(columns[0])), range(x.ndim), range(-x.ndim, 0))
+
+
+def z(x1, x2):
+    return x1.sin() + x1 * x2
+
+
+# ---------------------------------------------------------------- the lecture's example
+
+
+def test_the_lectures_example_has_its_value_and_derivatives_by_both_modes():
+    at = np.float64(2), np.float64(3)
+    value, (d1, d2) = nnk.value_and_grad(z, (0, 1))(*at)
+    assert value == pytest.approx(6.909297, abs=5e-7)
+    assert (d1, d2) == (pytest.approx(2.583853, abs=5e-7), 2.0)
+    first = math.cos(2) + 3
+    for v, wanted in (((1.0, 0.0), first), ((0.0, 1.0), 2), ((0.5, -2.0), first / 2 - 4)):
+        assert nnk.jvp(z, at, tuple(map(np.float64, v))) == (value, pytest.approx(wanted, rel=1e-14))
+    assert nnk.jvp(z, at, (1.0, 0.0))[1] == pytest.approx(d1, rel=1e-15)
+
+
+def test_python_numbers_are_float32_and_numbers_come_back():
+    assert nnk.grad(z, (0, 1))(2.0, 3.0) == (np.float32(math.cos(2) + 3), np.float32(2))
+    assert isinstance(nnk.grad(z)(2.0, 3.0), np.float32)
+
+
+def test_the_directional_derivative_equals_the_measured_slope_along_the_direction():
+    x, v = normal(4, 3), normal(4, 3, seed=1)
+
+    def loss(t):
+        return ((t * t).sum() * 0.5 + t.sin().sum()).tanh()
+
+    slope = nnk.jvp(loss, x, v)[1]
+    step = 1e-6
+    measured = (loss(nnk.tensor(x + step * v)).item() - loss(nnk.tensor(x - step * v)).item()) / (2 * step)
+    assert slope == pytest.approx(measured, rel=1e-7)
+    assert slope == pytest.approx(np.sum(v * nnk.grad(loss)(x)), rel=1e-12)
+
+
+# ---------------------------------------------------------------- forms of arguments
+
+
+def test_gradients_come_back_in_the_form_of_the_arguments():
+    x = normal(3)
+
+    def f(p, scale):
+        return ((p["w"] * p["more"][0]).sum() + p["more"][1].sum()) * scale
+
+    given = {"w": x, "more": [x + 1, (x[:2])]}
+    g = nnk.grad(f)(given, 2.0)
+    np.testing.assert_allclose(g["w"], 2 * (x + 1))
+    np.testing.assert_allclose(g["more"][0], 2 * x)
+    np.testing.assert_allclose(g["more"][1], [2, 2])
+    assert isinstance(g["w"], np.ndarray)
+    by_both = nnk.grad(f, (0, 1))(given, np.float64(2))
+    assert by_both[1] == pytest.approx(np.sum(x * (x + 1)) + x[:2].sum())
+    last = nnk.grad(f, -1)(given, np.float64(2))
+    assert last == by_both[1]
+
+
+def test_tensors_give_tensors_and_arrays_arrays():
+    x = normal(3)
+    f = lambda t: (t * t).sum()  # noqa: E731
+    assert isinstance(nnk.grad(f)(x), np.ndarray)
+    assert isinstance(nnk.grad(f)(nnk.tensor(x)), nnk.Tensor)
+    value, slope = nnk.jvp(f, nnk.tensor(x), nnk.tensor(x))
+    assert (type(value), type(slope)) == (nnk.Tensor, nnk.Tensor)
+
+
+def test_what_is_given_is_left_as_it_was():
+    x = nnk.tensor(normal(3), requires_grad=True)
+    before = x.data.copy()
+    nnk.grad(lambda t: (t * t).sum(), create_graph=False)(x)
+    nnk.jvp(lambda t: t * x, x, x)
+    assert x.grad is None
+    assert x.node is None
+    np.testing.assert_array_equal(x.data, before)
+
+
+def test_vjp_pulls_any_number_of_cotangents_through_a_value_of_several_arrays():
+    x, w = normal(2, 3), normal(3, 4, seed=1)
+
+    def f(x, w):
+        return {"y": x @ w, "norm": (x * x).sum()}
+
+    value, pull = nnk.vjp(f, x, w)
+    np.testing.assert_allclose(value["y"], x @ w)
+    for seed in range(3):
+        dy = normal(2, 4, seed=seed)
+        dx, dw = pull({"y": dy, "norm": np.float64(seed)})
+        np.testing.assert_allclose(dx, dy @ w.T + 2 * seed * x, rtol=1e-12)
+        np.testing.assert_allclose(dw, x.T @ dy, rtol=1e-12)
+
+
+def test_what_the_value_does_not_depend_on_has_derivative_zero():
+    x, y = normal(2), normal(3)
+    dx, dy = nnk.grad(lambda x, y: (x * x).sum(), (0, 1))(x, y)
+    np.testing.assert_array_equal(dy, np.zeros(3))
+    np.testing.assert_allclose(dx, 2 * x)
+    _, slope = nnk.jvp(lambda x: {"same": nnk.tensor(y), "moved": x * 2.0}, x, x)
+    np.testing.assert_array_equal(slope["same"], np.zeros(3))
+    np.testing.assert_allclose(slope["moved"], 2 * x)
+    np.testing.assert_array_equal(nnk.hessian(lambda x: x.sum(), x), np.zeros((2, 2)))
+
+
+def test_a_function_may_call_modules_losses_and_ops_in_both_modes():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, rng=0, dtype=np.float64), nn.BatchNorm2d(3, dtype=np.float64),
+                          nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                          nn.Linear(12, 4, rng=1, dtype=np.float64))  # fmt: skip
+    x, labels = normal(5, 1, 6, 6), np.array([0, 3, 1, 2, 0])
+
+    def loss(p):
+        return F.cross_entropy(functional_call(model, p, (x,)), labels)
+
+    parameters = {name: p.data for name, p in model.named_parameters()}
+    v = {name: normal(*a.shape, seed=i) for i, (name, a) in enumerate(parameters.items())}
+    gradient = nnk.grad(loss)(parameters)
+    slope = nnk.jvp(loss, parameters, v)[1]
+    assert slope == pytest.approx(sum(np.sum(gradient[n] * v[n]) for n in v), rel=1e-11)
+    for name, p in model.named_parameters():
+        assert p.grad is None
+        assert p.data is parameters[name]
+    F.cross_entropy(model(x), labels).backward()
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(gradient[name], p.grad.data, rtol=1e-10, atol=1e-14)
+
+
+# ---------------------------------------------------------------- Jacobians
+
+
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize(("n", "m"), [(2, 5), (5, 2), (1, 1), (3, 3)])
+def test_jacobians_equal_differences_by_either_mode(mode, n, m):
+    a, x = normal(m, n), normal(n, seed=1)
+
+    def f(t):
+        return (nnk.tensor(a) @ t).tanh() * t.sum()
+
+    wanted = differences(lambda v: np.tanh(a @ v) * v.sum(), x)
+    np.testing.assert_allclose(nnk.jacobian(f, x, mode), wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_jacobians_of_several_arguments_and_values_have_the_form_of_both(mode):
+    x, p = normal(2, 3), {"b": normal(3, seed=1), "s": np.float64(0.7)}
+
+    def f(x, p):
+        return (x + p["b"]).sin(), (x * p["s"]).sum(1)
+
+    blocks = nnk.jacobian(f, (x, p), mode)
+    assert len(blocks) == 2
+    cos = np.cos(x + p["b"])
+    np.testing.assert_allclose(blocks[0][0], np.einsum("ij,ik,jl->ijkl", cos, np.eye(2), np.eye(3)))
+    np.testing.assert_allclose(blocks[0][1]["b"], np.einsum("ij,jl->ijl", cos, np.eye(3)))
+    np.testing.assert_array_equal(blocks[0][1]["s"], np.zeros((2, 3)))
+    np.testing.assert_allclose(blocks[1][0], 0.7 * np.einsum("ik,l->ikl", np.eye(2), np.ones(3)))
+    np.testing.assert_allclose(blocks[1][1]["s"], x.sum(1))
+
+
+def test_auto_takes_the_mode_with_fewer_passes():
+    runs = []
+
+    def f(t, m):
+        runs.append(0)
+        return nnk.tensor(normal(m, t.size)) @ t
+
+    nnk.jacobian(lambda t: f(t, 6), normal(2))
+    assert len(runs) == 1 + 2  # one to see, one for each input
+    runs.clear()
+    nnk.jacobian(lambda t: f(t, 2), normal(6))
+    assert len(runs) == 1  # all rows from one tape
+
+
+# ---------------------------------------------------------------- second derivatives
+
+LAYERS = (
+    lambda t, rng: nnk.tensor(rng.standard_normal((4, 4)) / 2) @ t,
+    lambda t, rng: t.tanh(),
+    lambda t, rng: t.sin() + t,
+    lambda t, rng: F.softplus(t),
+    lambda t, rng: F.gelu(t),
+    lambda t, rng: F.silu(t) * t,
+    lambda t, rng: t.softmax(0) * 3.0,
+    lambda t, rng: F.layer_norm(t.reshape(1, 4), 4).reshape(4) + t,
+    lambda t, rng: t / (1.0 + t * t),
+    lambda t, rng: (t * t + 0.5).sqrt(),
+    lambda t, rng: OPS["log_softmax"](t.reshape(2, 2)).reshape(4),
+    lambda t, rng: F.conv1d(t.reshape(1, 1, 4), rng.standard_normal((1, 1, 3)), padding=1).reshape(4),
+)  # fmt: skip
+
+
+def composite(seed):
+    rng = np.random.default_rng(seed)
+    chosen = [LAYERS[i] for i in rng.integers(0, len(LAYERS), 4)]
+    seeds = rng.integers(0, 1000, 4)
+
+    def f(x):
+        t = x
+        for layer, s in zip(chosen, seeds):
+            t = layer(t, np.random.default_rng(s))
+        return (t * t.sin()).sum()
+
+    return f, rng.uniform(0.2, 1, 4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hessians_of_random_composite_functions_equal_double_differences(seed):
+    f, x = composite(seed)
+
+    def value(v):
+        return f(nnk.tensor(v)).item()
+
+    wanted = differences(lambda v: differences(value, v, 1e-3), x, 1e-3)
+    found = nnk.hessian(f, x)
+    scale = max(1.0, np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * scale)
+    np.testing.assert_allclose(found, found.T, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_orders_of_the_modes_give_one_hessian(seed):
+    f, x = composite(seed)
+    forward_over_reverse = nnk.hessian(f, x)
+    scale = max(1.0, np.abs(forward_over_reverse).max())
+    for others in (
+        nnk.jacobian(nnk.grad(f), x, "reverse"),
+        nnk.jacobian(lambda t: nnk.jacobian(f, t, "forward"), x, "reverse"),
+        nnk.jacobian(lambda t: nnk.jacobian(f, t, "forward"), x, "forward"),
+    ):
+        np.testing.assert_allclose(others, forward_over_reverse, atol=1e-10 * scale)
+    v = normal(4, seed=seed)
+    np.testing.assert_allclose(nnk.hvp(f, x, v), forward_over_reverse @ v, atol=1e-10 * scale)
+
+
+def test_derivatives_of_any_order_nest():
+    f = lambda x: x**5  # noqa: E731
+    values = []
+    for _ in range(5):
+        f = nnk.grad(f)
+        values.append(float(f(np.float64(2))))
+    assert values == pytest.approx([80, 160, 240, 240, 120], rel=1e-12)
+
+
+def test_an_inner_derivative_keeps_the_outer_variable_apart():
+    # d/dx (x d/dy (x + y)) is 1; where the two perturbations are confused, it is 2.
+    for inner in (
+        lambda x: nnk.grad(lambda y: x + y)(nnk.tensor(np.float64(1))),
+        lambda x: nnk.jvp(lambda y: x + y, nnk.tensor(np.float64(1)), nnk.tensor(np.float64(1)))[1],
+        lambda x: nnk.grad(lambda y: x + y)(x),
+        lambda x: nnk.jvp(lambda y: x + y, x, nnk.tensor(np.float64(1)))[1],
+    ):
+        outer = lambda x, inner=inner: x * inner(x)  # noqa: E731
+        assert nnk.grad(outer)(np.float64(3)) == 1
+        assert nnk.jvp(outer, np.float64(3), np.float64(1)) == (3, 1)
+
+
+def test_arguments_are_independent_however_they_were_made():
+    def outer(x):
+        y = x * x  # an argument made from another one
+        inner = nnk.grad(lambda a, b: a * b, (0, 1))(x, y)
+        return inner[0] * 10.0 + inner[1]
+
+    assert nnk.grad(outer)(np.float64(3)) == 2 * 3 * 10 + 1
+
+
+def test_backward_with_create_graph_records_its_gradients():
+    x = nnk.tensor(np.float64([1.0, 2.0]), requires_grad=True)
+    y = (x**3).sum()
+    y.backward(create_graph=True)
+    first = x.grad
+    assert first.requires_grad
+    x.zero_grad()
+    (first * first).sum().backward()  # the penalty on a gradient
+    np.testing.assert_allclose(x.grad.data, 2 * 3 * np.array([1, 4]) * 6 * np.array([1.0, 2.0]))
+
+
+def test_a_gradient_penalty_trains_through_a_network():
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Linear(3, 8, rng=0, dtype=np.float64), nn.Tanh(),
+                          nn.Linear(8, 1, rng=1, dtype=np.float64))  # fmt: skip
+    x = rng.standard_normal((6, 3))
+
+    def penalty(p):
+        slope = nnk.grad(lambda t: functional_call(model, p, (t,)).sum())(nnk.tensor(x, requires_grad=True))
+        return (slope * slope).sum()
+
+    parameters = {name: p.data for name, p in model.named_parameters()}
+    found = nnk.grad(penalty)(parameters)
+    for name, a in parameters.items():
+
+        def moved(v, name=name):
+            return penalty({**{n: nnk.tensor(b) for n, b in parameters.items()}, name: nnk.tensor(v)}).item()
+
+        np.testing.assert_allclose(found[name], differences(moved, a), atol=1e-7)
+
+
+def test_hvp_of_a_convolutional_network_equals_differences_of_its_gradient():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0, dtype=np.float64), nn.Tanh(), nn.AvgPool2d(2),
+                          nn.Flatten(), nn.Linear(8, 3, rng=1, dtype=np.float64))  # fmt: skip
+    x, labels = normal(4, 1, 6, 6), np.array([0, 2, 1, 0])
+    parameters = {name: p.data for name, p in model.named_parameters()}
+    v = {name: normal(*a.shape, seed=9) for name, a in parameters.items()}
+
+    def loss(p):
+        return F.cross_entropy(functional_call(model, p, (x,)), labels)
+
+    found = nnk.hvp(loss, parameters, v)
+    ends = [nnk.grad(loss)({n: a + s * v[n] for n, a in parameters.items()}) for s in (1e-5, -1e-5)]
+    for name in parameters:
+        np.testing.assert_allclose(found[name], (ends[0][name] - ends[1][name]) / 2e-5, atol=1e-8)
+
+
+# ---------------------------------------------------------------- Duals
+
+
+def test_a_dual_is_its_value_to_conditionals_and_prints_both_parts():
+    x = Dual(np.asarray(2.0), Tensor(np.asarray(1.0)))
+    y = x * x if x > 1 else x
+    assert (y.item(), y.tangent.item()) == (4, 4)
+    assert repr(y) == "dual(4.0 + e 4.0)"
+    assert (2.0 / x).tangent.item() == -0.5
+    assert y.detach().tangent is None
+
+
+def test_a_dual_among_the_inputs_of_an_op_takes_over_wherever_it_stands():
+    x, w = Dual(normal(2, 3), Tensor(normal(2, 3, seed=1))), nnk.tensor(normal(3, 2), requires_grad=True)
+    for y in (w.T * x, x * w.T, OPS["add"](np.ones((2, 3)), x), x @ w):
+        assert isinstance(y, Dual)
+    label = OPS["index_select"](nnk.tensor(normal(4)), nnk.tensor(np.array([0, 2])))
+    assert not isinstance(label, Dual)
+
+
+# ---------------------------------------------------------------- wrong use
+
+WRONG = {
+    "integers": (
+        lambda: nnk.grad(lambda x: x.sum())(np.arange(3)), TypeError,
+        r"grad: argument 0 must be float32 or float64 .* got int64 array of shape \(3,\); convert it",
+    ),
+    "a Python int": (lambda: nnk.grad(z)(2, 3.0), TypeError, r"argument 0 .* got 2; convert.*with its point"),
+    "an int in a tree": (
+        lambda: nnk.jvp(lambda p: p["w"], {"w": 1.0, "n": 3}, {"w": 1.0, "n": 3}), TypeError,
+        r"jvp: x\['n'\] must",
+    ),
+    "no Tensor returned": (
+        lambda: nnk.grad(lambda x: float(x.sum()))(normal(3)), TypeError,
+        r"grad: f must return a Tensor.*got float; compute with the Tensors",
+    ),
+    "an array returned": (
+        lambda: nnk.jacobian(lambda x: x.data, normal(3), "forward"), TypeError,
+        r"f must return a Tensor.*ndarray",
+    ),
+    "nothing returned": (lambda: nnk.vjp(lambda x: None, normal(3)), TypeError, "lack a return statement"),
+    "many numbers": (
+        lambda: nnk.grad(lambda x: x * 2.0)(normal(2, 3)), ValueError,
+        r"grad: f must return a single number, got shape \(2, 3\); use vjp .* jacobian",
+    ),
+    "no such argument": (lambda: nnk.grad(z, 2)(2.0, 3.0), ValueError, "argument 2, but f was given 2"),
+    "another shape of v": (
+        lambda: nnk.jvp(lambda x: x, normal(3), normal(4)), ValueError,
+        r"v must have the shapes of x, \(3,\), got",
+    ),
+    "another form of dy": (
+        lambda: nnk.vjp(lambda x: x, normal(3))[1]((normal(3), normal(3))), ValueError, "1 arrays, got 2"
+    ),
+    "another shape of dy": (
+        lambda: nnk.vjp(lambda x: x, normal(3))[1](normal(4)), ValueError, r"shape \(3,\), got \(4,\)"
+    ),
+    "no such mode": (lambda: nnk.jacobian(z, (1.0, 2.0), "backward"), ValueError, "auto, forward or reverse"),
+    "nothing to differentiate by": (lambda: nnk.grad(lambda x: x)({}), TypeError, "holds no array"),
+    "an unknown parameter": (
+        lambda: functional_call(nn.Linear(2, 3), {"wait": normal(3, 2)}, (normal(1, 2),)), ValueError,
+        "no parameter 'wait'; it has weight, bias",
+    ),
+    "a parameter of another shape": (
+        lambda: functional_call(nn.Linear(2, 3), {"weight": normal(2, 3)}, (normal(1, 2),)), ValueError,
+        r"weight must have shape \(3, 2\), got \(2, 3\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_says_what_to_do(case):
+    call, error, words = WRONG[case]
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_module_has_its_own_parameters_again_after_an_error():
+    layer = nn.Linear(2, 3, rng=0)
+    own = layer.weight
+    with pytest.raises(ValueError, match="linear"):
+        functional_call(layer, {"weight": np.zeros((3, 2), np.float32)}, (np.zeros((1, 5), np.float32),))
+    assert layer.weight is own
+
+
+def test_a_shared_parameter_is_replaced_everywhere():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False, rng=0), nn.Linear(2, 2, bias=False, rng=1))
+    model[1].weight = model[0].weight
+    y = functional_call(model, {"0.weight": 2 * np.eye(2, dtype=np.float32)}, (np.ones((1, 2), np.float32),))
+    np.testing.assert_array_equal(y.data, [[4, 4]])
