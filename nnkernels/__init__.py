@@ -14,12 +14,14 @@ from nnkernels.autograd import (
     Tensor,
     checkpoint,
     grad,
+    graph,
     hessian,
     hvp,
     jacobian,
     jvp,
     no_grad,
     tensor,
+    trace,
     value_and_grad,
     vjp,
 )
@@ -31,8 +33,8 @@ from nnkernels.ops.explain import explain
 
 __all__ = [
     "OPS", "Dual", "Tensor", "autograd", "checkpoint", "data", "empty_cache", "explain", "get_num_threads",
-    "grad", "hessian", "hvp", "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot",
-    "set_num_threads", "set_winograd", "tensor", "train", "use_backend", "value_and_grad", "vjp",
+    "grad", "graph", "hessian", "hvp", "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot",
+    "set_num_threads", "set_winograd", "tensor", "trace", "train", "use_backend", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

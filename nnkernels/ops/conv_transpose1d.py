@@ -197,15 +197,18 @@ def explain(
     return explain_images((*x[:2], 1, x[2]), (*w[:2], 1, w[2]), b, **horizontal(**attributes))
 
 
+tuned_on_one_row = on_one_row(tuned)
+
+
 def jvp(
     tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: Inputs, **attributes: Any
 ) -> Array:
     (x, w, _), (dx, dw, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
     if dx is not None:
-        dy += conv_transpose1d_forward_loops(dx, w, **attributes)[0]
+        dy += tuned_on_one_row.forward(dx, w, **attributes)[0]
     if dw is not None:
-        dy += conv_transpose1d_forward_loops(x, dw, **attributes)[0]
+        dy += tuned_on_one_row.forward(x, dw, **attributes)[0]
     if db is not None:
         dy += db[:, None]
     return dy
@@ -219,7 +222,7 @@ conv_transpose1d = Op(
     name="conv_transpose1d",
     loops=Body(conv_transpose1d_forward_loops, conv_transpose1d_backward_loops),
     vectorized=on_one_row(vectorized),
-    tuned=on_one_row(tuned),
+    tuned=tuned_on_one_row,
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

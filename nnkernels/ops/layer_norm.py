@@ -325,7 +325,6 @@ def layer_norm_backward_tuned(
 # --- in ops ---
 
 
-
 def layer_norm_formula(
     x: Any, w: Any = None, b: Any = None, *, normalized_shape: Any, eps: float = 1e-5
 ) -> Any:

@@ -298,9 +298,9 @@ def jvp(
     (x, w, _), (dx, dw, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
     if dx is not None:
-        dy += linear_forward_loops(dx, w)[0]
+        dy += linear_forward_tuned(dx, w)[0]
     if dw is not None:
-        dy += linear_forward_loops(x, dw)[0]
+        dy += linear_forward_tuned(x, dw)[0]
     if db is not None:
         dy += db
     return dy * (outputs[0] > 0) if activation == "relu" else dy

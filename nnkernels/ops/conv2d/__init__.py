@@ -177,9 +177,9 @@ def jvp(
     dy = np.zeros_like(outputs[0])
     relu = attributes.pop("activation", None) == "relu"  # of the sum, not of its terms
     if dx is not None:
-        dy += conv2d_forward_loops(dx, w, **attributes)[0]
+        dy += conv2d_forward_tuned(dx, w, **attributes)[0]
     if dw is not None:
-        dy += conv2d_forward_loops(x, dw, **attributes)[0]
+        dy += conv2d_forward_tuned(x, dw, **attributes)[0]
     if db is not None:
         dy += db[:, None, None]
     return dy * (outputs[0] > 0) if relu else dy

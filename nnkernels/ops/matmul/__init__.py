@@ -94,9 +94,9 @@ def jvp(tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple
     (a, b), (da, db) = inputs, tangents
     dy = np.zeros_like(outputs[0])
     if da is not None:
-        dy += matmul_forward_loops(da, b)[0]
+        dy += matmul_forward_tuned(da, b)[0]
     if db is not None:
-        dy += matmul_forward_loops(a, db)[0]
+        dy += matmul_forward_tuned(a, db)[0]
     return dy
 
 

@@ -161,7 +161,7 @@ upsample_nearest2d = Op(
     bad_inputs=bad_inputs,
     bench_samples=bench_samples,
     flops=flops,
-    jvp=jvp_of(nearest_forward_loops),
+    jvp=jvp_of(nearest_forward_tuned),
     gradient=linear,
     mutants=(
         mutant("missing +=", "loops", "nearest(q, step_w, W)] += dy", "nearest(q, step_w, W)] = dy"),
@@ -187,7 +187,7 @@ upsample_bilinear2d = Op(
     bad_inputs=bilinear_bad_inputs,
     bench_samples=bench_samples,
     flops=bilinear_flops,
-    jvp=jvp_of(bilinear_forward_loops),
+    jvp=jvp_of(bilinear_forward_tuned),
     gradient=linear,
     mutants=(
         mutant("pixel centres forgotten", "loops", "max((p + 0.5) * step - 0.5, 0.0)", "p * step"),
