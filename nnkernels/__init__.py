@@ -11,9 +11,11 @@ tensor([2.5838532, 2.       ])
 from nnkernels import autograd, data, io, nn, ops, optim, plot, train
 from nnkernels.autograd import (
     Dual,
+    GradcheckError,
     Tensor,
     checkpoint,
     grad,
+    gradcheck,
     graph,
     hessian,
     hvp,
@@ -32,9 +34,10 @@ from nnkernels.ops.conv2d.methods import set_winograd
 from nnkernels.ops.explain import explain
 
 __all__ = [
-    "OPS", "Dual", "Tensor", "autograd", "checkpoint", "data", "empty_cache", "explain", "get_num_threads",
-    "grad", "graph", "hessian", "hvp", "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot",
-    "set_num_threads", "set_winograd", "tensor", "trace", "train", "use_backend", "value_and_grad", "vjp",
+    "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "data", "empty_cache", "explain",
+    "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp", "io", "jacobian", "jvp", "nn",
+    "no_grad", "ops", "optim", "plot", "set_num_threads", "set_winograd", "tensor", "trace", "train",
+    "use_backend", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import nnkernels
-from nnkernels.commands import CommandError, compare, info, train
+from nnkernels.commands import CommandError, compare, gradcheck, info, train
 
 INTERRUPTED = "nnkernels: interrupted"
 
@@ -27,6 +27,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     train.add_parser(commands)
     compare.add_parser(commands)
+    gradcheck.add_parser(commands)
     info.add_parser(commands)
     return parser
 

@@ -89,7 +89,7 @@ def test_topological_order_puts_every_tensor_after_all_that_use_it():
     place = {id(t): i for i, t in enumerate(topological_order(z))}
     assert len(place) == 6
     for t in topological_order(z):
-        for parent in t.node.parents() if t.node else ():
+        for parent in t.node.inputs if t.node else ():
             assert place[id(parent)] > place[id(t)]
 
 

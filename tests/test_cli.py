@@ -62,7 +62,7 @@ def test_version() -> None:
 def test_no_command_prints_help() -> None:
     done = call()
     assert done.returncode == 2
-    for command in ("train", "compare", "info"):
+    for command in ("train", "compare", "gradcheck", "info"):
         assert f"  {command} " in done.stderr
 
 

@@ -152,6 +152,36 @@ def test_a_function_may_call_modules_losses_and_ops_in_both_modes():
         np.testing.assert_allclose(gradient[name], p.grad.data, rtol=1e-10, atol=1e-14)
 
 
+def with_inputs_left_out():
+    """Yield (op, sample) of all ops whose last inputs may be left out, without them."""
+    for op in OPS.values():
+        for sample in op.samples(np.random.default_rng(0), np.float64) if op.inputs else ():
+            if sample.arrays[-1] is None:
+                yield op, sample._replace(arrays=sample.arrays[:-1])
+                break
+
+
+CALLS = list(with_inputs_left_out())
+
+
+@pytest.mark.parametrize(("op", "sample"), CALLS, ids=[op.name for op, _ in CALLS])
+def test_inputs_left_out_at_the_end_are_none_in_both_modes(op, sample):
+    f = lambda *x: (op(*x, **sample.attributes) ** 2).sum()  # noqa: E731
+    g = lambda *x: (op(*x, None, **sample.attributes) ** 2).sum()  # noqa: E731
+    given = tuple(sample.arrays)
+    for derivative in (
+        lambda f: nnk.grad(f, (0, 1))(*given),
+        lambda f: nnk.jvp(f, given, given),
+        lambda f: nnk.hvp(f, given, given),
+    ):
+        for left_out, spelled_out in zip(derivative(f), derivative(g)):
+            np.testing.assert_array_equal(left_out, spelled_out)
+
+
+def test_convolutions_and_linear_may_be_called_without_a_bias():
+    assert {op.name for op, _ in CALLS} >= {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d"}
+
+
 # ---------------------------------------------------------------- Jacobians
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd.dual import Dual
-from nnkernels.autograd.tape import Node, now, recording, recording_is_on
+from nnkernels.autograd.tape import Node, nodes_to, now, recording, recording_is_on
 from nnkernels.autograd.tensor import Tensor, branch, carry_back
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
@@ -93,14 +93,11 @@ def demanded(y: Any) -> Tensor:
 
 def outside(y: Tensor, twins: Sequence[Any], start: int) -> list[Tensor]:
     """Return the tensors that y depends on and f was not given: those made before ``start``, and leaves."""
-    found, seen = [y], {id(y), *(id(t) for t in twins)}
-    captured = []
-    for t in found:  # which grows meanwhile
-        if t.node is None or t.node.number < start:
-            captured.append(t)
-            continue
-        for parent in t.node.parents():
-            if id(parent) not in seen:
-                seen.add(id(parent))
-                found.append(parent)
-    return captured
+    captured: dict[int, Tensor] = {}
+    given = {id(t) for t in twins}
+    for node in nodes_to(y):
+        if node.number > start:
+            for t, need in zip(node.inputs, node.needs):
+                if need and id(t) not in given and (t.node is None or t.node.number < start):
+                    captured[id(t)] = t
+    return list(captured.values())

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.autograd.tape import Node, recording, run
+from nnkernels.autograd.tape import Node, recording
 from nnkernels.autograd.tensor import Tensor, carry_back
 from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.ops.op import Op
@@ -47,21 +47,28 @@ class Dual(Tensor):
         self.tangent = tangent
         self.recorded = recorded
 
-    def apply_keeping(
-        self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
-    ) -> tuple[Tensor, tuple[Array, ...]]:
-        """Return the result, a Dual where it depends on Duals, and all outputs of the op."""
-        outputs, node = run(op, inputs, attributes)
+    def pushed(
+        self,
+        y: Tensor,
+        op: Op,
+        inputs: tuple[Any, ...],
+        arrays: tuple[Array | None, ...],
+        outputs: tuple[Array, ...],
+        attributes: dict[str, Any],
+    ) -> Tensor:
+        """Return y, the op's result, as a Dual where it depends on a Dual."""
         tangents = [
             t.tangent if isinstance(t, Tensor) and i not in op.constants else None
             for i, t in enumerate(inputs)
         ]
         if all(v is None for v in tangents):
-            return Tensor(outputs[0], node is not None, node), outputs
+            return y
         recorded = any(t.recorded for t in inputs if isinstance(t, Dual))
-        push = push_in_ops if recorded else push_arrays
-        tangent = push(op, inputs, tangents, outputs, attributes)
-        return Dual(outputs[0], tangent, node is not None, node, recorded), outputs
+        if recorded:
+            tangent = push_in_ops(op, inputs, tangents, outputs, attributes)
+        else:
+            tangent = push_arrays(op, arrays, tangents, outputs, attributes)
+        return Dual(y.data, tangent, y.requires_grad, y.node, recorded)
 
     def as_leaf(self) -> "Dual":
         """Return a leaf with the same value and tangent that requires gradients."""
@@ -77,17 +84,15 @@ class Dual(Tensor):
 
 def push_arrays(
     op: Op,
-    inputs: tuple[Any, ...],
+    arrays: tuple[Array | None, ...],
     tangents: list[Tensor | None],
     outputs: tuple[Array, ...],
     attributes: dict[str, Any],
 ) -> Tensor:
     """Return J v by the op's ``jvp``."""
     assert op.jvp is not None
-    arrays = [t.data if isinstance(t, Tensor) else t for t in inputs]
-    x, v = (tuple([None if a is None else as_kernel_array(a) for a in group])
-            for group in (arrays, [None if t is None else t.data for t in tangents]))  # fmt: skip
-    return Tensor(np.asarray(op.jvp(v, outputs, x, **attributes)))
+    v = tuple([None if t is None else as_kernel_array(t.data) for t in tangents])
+    return Tensor(np.asarray(op.jvp(v, outputs, arrays, **attributes)))
 
 
 def push_in_ops(

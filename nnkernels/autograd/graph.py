@@ -147,11 +147,11 @@ class Box:
 
 def boxes_of(z: Tensor, names: Mapping[str, Any], parameters: Iterable[Any], gradient: Any) -> list[Box]:
     """Return the graph's nodes in the order of the calls, inputs first."""
-    found = steps_to("graph", z, [], "x")
+    found = steps_to(z, [], "x")
     inputs = [step for step in found if not step.uses]
     labels = [(name, find(found, thing, f"names[{name!r}] is not in")) for name, thing in names.items()]
     red = [find(inputs, t, f"parameters[{i}] is not an input of") for i, t in enumerate(parameters)]
-    steps = steps_to("graph", z, labels, "x", red)
+    steps = steps_to(z, labels, "x", red)
     result = next((name for name, thing in labels if thing is z), result_label([s.label for s in steps]))
     if gradient is None and z.size != 1:
         raise ValueError(

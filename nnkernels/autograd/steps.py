@@ -97,7 +97,7 @@ class Step:
 
 
 def steps_to(
-    who: str, z: Tensor, labels: Sequence[tuple[str, Any]], stem: str, parameters: Sequence[Any] = ()
+    z: Tensor, labels: Sequence[tuple[str, Any]], stem: str, parameters: Sequence[Any] = ()
 ) -> list[Step]:
     """Return the steps that lead to ``z``: inputs, those with labels first, then calls in their order.
 
@@ -105,12 +105,6 @@ def steps_to(
     p1, p2 ... where they are Parameters or among ``parameters``. Raises RuntimeError for a freed graph.
     """
     calls = [t for t in reversed(topological_order(z)) if t.node is not None]
-    for t in calls:
-        if t.node is not None and t.node.arrays is None:
-            raise RuntimeError(
-                f"{who}: the graph was freed by backward() (at op {t.node.op.name}); ask before, or call "
-                "backward(retain_graph=True)"
-            )
     made, known = {id(t) for t in calls}, {id(t): label for label, t in labels}
     found = {id(t): Step(t, label) for label, t in labels if id(t) not in made}
     inputs = [s for t in calls if t.node for s in t.node.inputs if s is not None and id(s) not in made]

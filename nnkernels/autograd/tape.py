@@ -11,11 +11,12 @@ by the op's ``gradient``, which is written in ops and so leaves nodes of its own
 Baydin et al., Automatic Differentiation in Machine Learning: a Survey, JMLR 18, 2018.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnkernels.autograd.operators import Operators
 from nnkernels.machine.memory import Array
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _numbers = count(1)
+_latest_change = [0]  # on the clock that numbers the nodes
 
 
 @contextmanager
@@ -55,6 +57,12 @@ def now() -> int:
     return next(_numbers)
 
 
+def time_of_change() -> int:
+    """Return the same, as the time at which an array was written into."""
+    _latest_change[0] = now()
+    return _latest_change[0]
+
+
 class Node:
     """One recorded call: what backward needs, until it has run."""
 
@@ -80,14 +88,9 @@ class Node:
         self.number = next(_numbers)  # a node is younger than those that made its inputs
         self.version = inputs[0].version if op.name in VIEWS else [0]  # of the memory of its result
 
-    def parents(self) -> list["Tensor"]:
-        """Return the input tensors that need a gradient."""
-        return [tensor for tensor, need in zip(self.inputs, self.needs) if need]
-
     def pull_back(self, dy: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
         """Return one gradient per input for the gradient ``dy`` of the output, a kernel array."""
-        assert self.body.backward is not None
-        return self.body.backward(dy, self.outputs, self.arrays, needs, **self.attributes)
+        return self.body.backward(dy, self.outputs, self.arrays, needs, **self.attributes)  # type: ignore[misc]
 
     def pull_back_in_ops(self, dy: "Tensor", needs: tuple[bool, ...]) -> tuple[Any, ...]:
         """Return the same as Tensors, computed by ops."""
@@ -95,50 +98,31 @@ class Node:
         assert gradient is not None
         return gradient(self.op, dy, self.outputs, self.inputs, needs, **self.attributes)
 
-    def changed(self) -> bool:
-        """Return whether an array that backward reads has been written into since."""
-        if self.op.gradient is linear:
-            return False  # it reads shapes only
-        n = self.number
-        if self.version[0] > n:
-            return True
-        return any(isinstance(t, Operators) and t.version[0] > n for t in self.inputs)
-
-    def shapes(self) -> str:
-        """Return the shapes of the inputs, for messages."""
-        return ", ".join(str(t.shape) for t in self.inputs if t is not None)
-
     def free(self) -> None:
         """Let go of everything; the node stays as a mark that backward has passed."""
         self.inputs, self.arrays, self.outputs, self.needs = (), None, (), ()
 
 
-def run(
-    op: Op, inputs: tuple[Any, ...], attributes: Mapping[str, Any]
-) -> tuple[tuple[Array, ...], Node | None]:
-    """Run ``op`` on the arrays of ``inputs``; return its outputs, and the record where one is needed."""
-    if op.inplace:
-        raise TypeError(f"{op.name} overwrites its inputs: give it arrays (tensor.data), not Tensors")
-    arrays = op.prepare([t._data if isinstance(t, Operators) else t for t in inputs], attributes)
-    body = op.body_for(arrays)
-    outputs = body.forward(*arrays, **attributes)
-    if _grad_enabled.get():
-        needs = [isinstance(t, Operators) and t.requires_grad for t in inputs]
-        for i in op.constants:
-            if i < len(needs):  # weights may be left out
-                needs[i] = False
-        if True in needs:
-            return outputs, Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
-    return outputs, None
-
-
 # --- backward ---
+
+
+class Arithmetic(NamedTuple):
+    """What gradients are, arrays or Tensors: how they are added, and passed on by a node.
+
+    ``own(dx, dy)`` is dx in memory of its own: it may lie in that of dy, which others use.
+    """
+
+    add: Callable[[Any, Any], Any]
+    own: Callable[[Any, Any], Any]
+    ready: Callable[[Any], Any]
+    pull_back: Callable[[Node, Any, tuple[bool, ...]], tuple[Any, ...]]
+    accumulate: Callable[["Tensor", Any, Any], None]
 
 
 def walk(
     root: "Tensor",
     dy: Any,
-    arithmetic: Any,
+    arithmetic: "Arithmetic",
     wanted: Sequence["Tensor"] | None,
     retain_graph: bool,
     apart: bool = False,
@@ -147,106 +131,115 @@ def walk(
 
     To all leaves, where it is added to ``grad``; or, given tensors ``wanted``, along the ways to them alone:
     then their gradients are returned, None for a tensor that root does not depend on. With ``apart`` these
-    are independent variables: how one was made from another does not count. ``arithmetic`` says what
-    gradients are and how a node passes them on (``Kernels`` and ``Ops`` in tensor.py).
+    are independent variables: how one was made from another does not count.
     """
     goals = {id(t) for t in wanted or ()}
-    order = topological_order(root, goals if apart else set())
-    demand_whole(order)
-    if wanted is not None:
-        order = leading_to(order, goals)
-    demand_unchanged(order)
-    on_the_way = {id(t) for t in order}
-    gradients: dict[int, Any] = {id(root): dy}
+    nodes = nodes_to(root, goals if apart else ())
+    on_the_way = None if wanted is None else leading_to(nodes, goals)
+    if nodes and _latest_change[0] > nodes[-1].number:
+        demand_unchanged(nodes if on_the_way is None else on_the_way)
+    add, own, ready, pull_back, accumulate = arithmetic
+    gradients: dict[Node | None, Any] = {root.node: dy}  # of nodes' results, as far as they have arrived
     found: dict[int, Any] = {}
-    lent = {id(root)}  # tensors whose gradient lies in memory that others may use
-    order.reverse()
-    while order:
-        tensor = order.pop()  # so that its array can be freed when backward has passed it
-        key, node = id(tensor), tensor.node
-        dy = gradients.pop(key, None)
-        if dy is None:  # all that was made from it has gradient zero
+    if id(root) in goals:
+        found[id(root)] = own(dy, dy)
+    elif wanted is None and root.node is None:
+        accumulate(root, dy, dy)
+    nodes.reverse()
+    while nodes:  # whose arrays can be freed as soon as backward has passed them
+        node = nodes.pop()
+        if node not in gradients:  # all that was made from it has gradient zero
             continue
-        if key in goals or (wanted is None and node is None):
-            found[key] = arithmetic.copy(dy) if key in lent else dy
-            if wanted is None:
-                arithmetic.accumulate(tensor, found.pop(key))
-        if node is None or (apart and key in goals):
-            continue
-        needs = node.needs
-        if wanted is not None:
-            needs = tuple([need and id(t) in on_the_way for t, need in zip(node.inputs, needs)])
-            if True not in needs:
+        dy, needs = ready(gradients.pop(node)), node.needs
+        if on_the_way is not None:
+            if node not in on_the_way:
                 continue
-        dy = arithmetic.ready(dy)
-        for parent, dx in zip(node.inputs, arithmetic.pull_back(node, dy, needs)):
+            pairs = zip(node.inputs, needs)
+            needs = tuple([need and (id(t) in goals or t.node in on_the_way) for t, need in pairs])
+        for t, dx in zip(node.inputs, pull_back(node, dy, needs)):
             if dx is None:
                 continue
-            key = id(parent)
-            if key in gradients:
+            below = t.node
+            if goals and id(t) in goals:
+                key = id(t)
+                found[key] = add(found[key], dx) if key in found else own(dx, dy)
+                if apart:
+                    continue
+            if below is None:
+                if on_the_way is None:
+                    accumulate(t, dx, dy)
+            elif below in gradients:
                 # A fresh sum, never +=: what is there may be a view, or on its way to another node.
-                gradients[key] = arithmetic.add(gradients[key], dx)
-                lent.discard(key)
+                gradients[below] = add(gradients[below], dx)
             else:
-                gradients[key] = dx
-                if (parent.node is None or key in goals) and arithmetic.share(dx, dy):
-                    lent.add(key)
+                gradients[below] = dx
         if not retain_graph:
             node.free()
     return [found.get(id(t)) for t in wanted or ()]
 
 
-def demand_whole(order: list["Tensor"]) -> None:
-    """Raise RuntimeError where a part of the graph has been freed: nobody knows where it led."""
-    for tensor in order:
-        node = tensor.node
-        if node is not None and node.arrays is None:
+def demand_unchanged(nodes: Iterable[Node]) -> None:
+    """Raise RuntimeError where an array that backward reads has been written into since it was used."""
+    for node in nodes:
+        latest = node.version[0]
+        for t in node.inputs:
+            if isinstance(t, Operators) and t.version[0] > latest:
+                latest = t.version[0]
+        if latest > node.number and node.op.gradient is not linear:  # which reads shapes only
+            shapes = ", ".join(str(t.shape) for t in node.inputs if t is not None)
+            raise RuntimeError(
+                f"backward: an array that {node.op.name} saved (its inputs {shapes}) was changed in place "
+                "after it was used, as by an optimizer's step or x[...] = value; run the forward pass again, "
+                "or change a copy"
+            )
+
+
+def nodes_to(root: "Tensor", ends: Collection[int] = ()) -> list[Node]:
+    """Return the nodes that lead to ``root``, each after all nodes that use its result.
+
+    With any other order, a tensor used twice could pass its gradient on before all of it has arrived. Since
+    every node is younger than those that made its inputs, from the youngest to the oldest is such an order.
+    What leads to tensors with the identities ``ends`` is left out. Raises RuntimeError where a part of the
+    graph has been freed: nobody knows where it led.
+    """
+    if root.node is None or id(root) in ends:
+        return []
+    found, seen = [root.node], {root.node}
+    for node in found:  # which grows meanwhile
+        if node.arrays is None:
             raise RuntimeError(
                 f"backward: the graph was freed by an earlier backward() (at op {node.op.name}); "
                 "run the forward pass again, or call the first backward(retain_graph=True)"
             )
-
-
-def demand_unchanged(order: list["Tensor"]) -> None:
-    """Raise RuntimeError where an array that backward reads is no longer what it was."""
-    for tensor in order:
-        node = tensor.node
-        if node is not None and node.changed():
-            raise RuntimeError(
-                f"backward: an array that {node.op.name} saved (its inputs {node.shapes()}) was changed in "
-                "place after it was used, as by an optimizer's step or x[...] = value; run the forward pass "
-                "again, or change a copy"
-            )
-
-
-def topological_order(root: "Tensor", ends: Set[int] = frozenset()) -> list["Tensor"]:
-    """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last.
-
-    What leads to the tensors with the identities ``ends`` is left out.
-
-    With any other order, a tensor used twice could pass its gradient on before all of it has arrived. Since
-    every tensor is younger than those it was made from, from the youngest to the oldest is such an order.
-    """
-    found, seen = [root], {id(root)}
-    for tensor in found:  # which grows meanwhile
-        if tensor.node is not None and id(tensor) not in ends:
-            for parent in tensor.node.parents():
-                if id(parent) not in seen:
-                    seen.add(id(parent))
-                    found.append(parent)
-    found.sort(key=number_of, reverse=True)
+        for t, need in zip(node.inputs, node.needs):
+            below = t.node if need else None
+            if below is not None and below not in seen and (not ends or id(t) not in ends):
+                seen.add(below)
+                found.append(below)
+    if len(found) > 1:
+        found.sort(key=attrgetter("number"), reverse=True)
     return found
+
+
+def leading_to(nodes: list[Node], goals: Set[int]) -> set[Node]:
+    """Return those of ``nodes``, ordered as ``nodes_to`` does, whose results depend on goals."""
+    useful: set[Node] = set()
+    for node in reversed(nodes):
+        for t, need in zip(node.inputs, node.needs):
+            if need and (id(t) in goals or t.node in useful):
+                useful.add(node)
+                break
+    return useful
+
+
+def topological_order(root: "Tensor") -> list["Tensor"]:
+    """Return the tensors that lead to ``root``, each after all that were made from it; leaves come last."""
+    found = {id(root): root}
+    for node in nodes_to(root):
+        found.update((id(t), t) for t, need in zip(node.inputs, node.needs) if need)
+    return sorted(found.values(), key=number_of, reverse=True)
 
 
 def number_of(tensor: "Tensor") -> int:
     """Return the number of the call that made the tensor, 0 for a leaf."""
     return 0 if tensor.node is None else tensor.node.number
-
-
-def leading_to(order: list["Tensor"], goals: set[int]) -> list["Tensor"]:
-    """Return those of ``order`` that are goals or were made from goals."""
-    useful = set(goals)
-    for tensor in reversed(order):
-        if tensor.node is not None and any(id(parent) in useful for parent in tensor.node.parents()):
-            useful.add(id(tensor))
-    return [tensor for tensor in order if id(tensor) in useful]

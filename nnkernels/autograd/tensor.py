@@ -7,10 +7,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nnkernels.autograd.operators import Operators
-from nnkernels.autograd.tape import Node, now, recording, recording_is_on, run, walk
+from nnkernels.autograd.tape import Arithmetic, Node, recording, recording_is_on, time_of_change, walk
 from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.ops.op import Op
 from nnkernels.ops.shape import VIEWS
+
+# The cotangent of a single number.
+ONE = {np.dtype(kind): np.ones((), kind) for kind in (np.float32, np.float64)}
 
 
 class Tensor(Operators):
@@ -52,22 +55,11 @@ class Tensor(Operators):
 
     def apply_op(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> "Tensor":
         """Run ``op`` on the inputs' arrays and record the call; what ``Op.__call__`` does with Tensors."""
-        return self.apply_keeping(op, inputs, attributes)[0]
+        return apply(op, inputs, attributes)[0]
 
-    def apply_keeping(
-        self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
-    ) -> tuple["Tensor", tuple[Array, ...]]:
-        """Return the result and all outputs, what the op keeps for its backward pass included."""
-        for t in inputs:
-            if isinstance(t, Tensor) and t.tangent is not None:
-                return t.apply_keeping(op, inputs, attributes)
-        outputs, node = run(op, inputs, attributes)
-        if node is not None:
-            return Tensor(outputs[0], True, node), outputs
-        y = Tensor(outputs[0])
-        if op.name in VIEWS:
-            y.version = inputs[0].version
-        return y, outputs
+    def pushed(self, y: "Tensor", *call: Any) -> "Tensor":
+        """Return y, a result of this Dual, with its tangent; see dual.py."""
+        raise NotImplementedError
 
     def backward(
         self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
@@ -95,7 +87,7 @@ class Tensor(Operators):
                     f"backward: a tensor of shape {self.shape} has no single gradient; call "
                     "backward(gradient) with an array of that shape, or reduce it first, as by .sum()"
                 )
-            return Tensor(np.ones_like(self._data))
+            return Tensor(ONE[self._data.dtype] if self.ndim == 0 else np.ones_like(self._data))
         fits = isinstance(gradient, Tensor) and gradient.dtype == self.dtype
         dy: Tensor = gradient if fits else Tensor(np.asarray(gradient, self.dtype))
         if dy.shape != self.shape:
@@ -146,7 +138,7 @@ class Tensor(Operators):
 
     def was_changed(self) -> None:
         """Note that the array has been written into: graphs that read it refuse to run backward."""
-        self.version[0] = now()
+        self.version[0] = time_of_change()
 
     def _changeable(self, what: str) -> None:
         if self.requires_grad and recording_is_on():
@@ -214,14 +206,50 @@ def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = Fals
     return Tensor(array, requires_grad)
 
 
+def apply(op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Tensor, tuple[Array, ...]]:
+    """Run ``op`` on Tensors and arrays; return its result, and all outputs as arrays, what it keeps included.
+
+    Recorded where a tensor needs gradients; with a tangent where one has a tangent.
+    """
+    if op.inplace:
+        raise TypeError(f"{op.name} overwrites its inputs: give it arrays (tensor.data), not Tensors")
+    if len(inputs) < op.inputs:
+        inputs = (*inputs, *[None] * (op.inputs - len(inputs)))
+    given: list[Any] = []
+    needs: list[bool] = []
+    dual: Tensor | None = None
+    for t in inputs:
+        if isinstance(t, Tensor):
+            given.append(t._data)
+            needs.append(t.requires_grad)
+            if t.tangent is not None:
+                dual = t
+        else:
+            given.append(t)
+            needs.append(False)
+    arrays = op.prepare(given, attributes)
+    body = op.body_for(arrays)
+    outputs = body.forward(*arrays, **attributes)
+    node = None
+    if True in needs and recording_is_on():
+        for i in op.constants:
+            if i < len(needs):  # weights may be left out
+                needs[i] = False
+        if True in needs:
+            node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
+    y = Tensor(outputs[0], node is not None, node)
+    if node is None and op.name in VIEWS:
+        y.version = inputs[0].version
+    return (y if dual is None else dual.pushed(y, op, inputs, arrays, outputs, attributes)), outputs
+
+
 def apply_keeping(
     op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]
 ) -> tuple[Any, tuple[Array, ...]]:
     """Return (op's result, what its forward pass keeps), for functions that read the kept arrays, too."""
-    for t in inputs:
-        if isinstance(t, Tensor):
-            y, outputs = t.apply_keeping(op, inputs, attributes)
-            return y, outputs[1:]
+    if any(isinstance(t, Tensor) for t in inputs):
+        y, outputs = apply(op, inputs, attributes)
+        return y, outputs[1:]
     arrays = op.prepare(inputs, attributes)
     outputs = op.body_for(arrays).forward(*arrays, **attributes)
     return outputs[0], outputs[1:]
@@ -244,80 +272,44 @@ def carry_back(
     """
     retain = create_graph if retain_graph is None else retain_graph
     if not create_graph and root.tangent is None and dy.tangent is None:
-        arrays = walk(root, dy.data, Kernels, wanted, retain, apart)
+        arrays = walk(root, dy._data, KERNELS, wanted, retain, apart)
         return [None if dx is None else Tensor(dx) for dx in arrays]
     with recording(create_graph):
-        return walk(root, dy, Ops, wanted, retain, apart)
+        return walk(root, dy, OPS, wanted, retain, apart)
 
 
-class Kernels:
-    """Gradients as arrays, from the ops' backward kernels."""
-
-    @staticmethod
-    def ready(dy: Array) -> Array:
-        """Return dy in the form that kernels want."""
-        return as_kernel_array(dy)
-
-    @staticmethod
-    def pull_back(node: Node, dy: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
-        """Return the gradients of a node's inputs."""
-        return node.pull_back(dy, needs)
-
-    @staticmethod
-    def add(a: Array, b: Array) -> Array:
-        """Return a + b as a new array."""
-        return np.asarray(a + b)
-
-    @staticmethod
-    def share(a: Array, b: Array) -> bool:
-        """Return whether a and b may lie in one memory."""
-        return np.may_share_memory(a, b)
-
-    @staticmethod
-    def copy(dy: Array) -> Array:
-        """Return the same numbers in other memory."""
-        return np.array(dy)
-
-    @staticmethod
-    def accumulate(leaf: Tensor, dx: Array) -> None:
-        """Add dx to the leaf's gradient; the first one becomes it."""
-        leaf.grad = Tensor(dx if leaf.grad is None else np.asarray(leaf.grad.data + dx))
+def sum_of_arrays(a: Array, b: Array) -> Array:
+    """Return a + b, an array also where there are no axes."""
+    return np.asarray(a + b)
 
 
-class Ops:
-    """The same with gradients as Tensors, from the ops' ``gradient`` functions."""
+def own_array(dx: Array, dy: Array) -> Array:
+    """Return dx, as a copy where it may lie in the memory of dy."""
+    return np.array(dx) if np.may_share_memory(dx, dy) else dx
 
-    @staticmethod
-    def ready(dy: Tensor) -> Tensor:
-        """Return dy."""
-        return dy
 
-    @staticmethod
-    def pull_back(node: Node, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Any, ...]:
-        """Return the gradients of a node's inputs."""
-        return node.pull_back_in_ops(dy, needs)
+def accumulate_array(leaf: Tensor, dx: Array, dy: Array) -> None:
+    """Add dx to the leaf's gradient; the first one becomes it."""
+    if leaf.grad is not None:
+        dx = np.asarray(leaf.grad.data + dx)
+    elif dx.base is not None or dx is dy:  # else the memory is its own
+        dx = own_array(dx, dy)
+    leaf.grad = Tensor(dx)
 
-    @staticmethod
-    def add(a: Tensor, b: Tensor) -> Tensor:
-        """Return a + b."""
-        total: Tensor = a + b
-        return total
 
-    @staticmethod
-    def share(a: Tensor, b: Tensor) -> bool:
-        """Return whether a and b may lie in one memory."""
-        return np.may_share_memory(a.data, b.data)
+def own_tensor(dx: Tensor, dy: Tensor) -> Tensor:
+    """Return dx, as a copy where it may lie in the memory of dy."""
+    return dx + 0.0 if np.may_share_memory(dx.data, dy.data) else dx
 
-    @staticmethod
-    def copy(dy: Tensor) -> Tensor:
-        """Return the same numbers in other memory."""
-        same: Tensor = dy + 0.0
-        return same
 
-    @staticmethod
-    def accumulate(leaf: Tensor, dx: Tensor) -> None:
-        """Add dx to the leaf's gradient; the first one becomes it."""
-        leaf.grad = dx if leaf.grad is None else leaf.grad + dx
+def accumulate_tensor(leaf: Tensor, dx: Tensor, dy: Tensor) -> None:
+    """Add dx to the leaf's gradient; the first one becomes it."""
+    leaf.grad = own_tensor(dx, dy) if leaf.grad is None else leaf.grad + dx
+
+
+# Gradients as arrays, from the ops' backward kernels; and as Tensors, from the ops' ``gradient`` functions.
+KERNELS = Arithmetic(sum_of_arrays, own_array, as_kernel_array, Node.pull_back, accumulate_array)
+OPS = Arithmetic(Tensor.__add__, own_tensor, lambda dy: dy, Node.pull_back_in_ops, accumulate_tensor)
 
 
 def branch(t: Any) -> Tensor:

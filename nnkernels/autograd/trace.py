@@ -203,7 +203,7 @@ def result_of(y: Any) -> Tensor:
 
 def steps_of_call(y: Tensor, leaves: Sequence[Tensor], labels: Sequence[str]) -> list[Step]:
     """Return the steps from the leaves of x to y, which comes last."""
-    steps = steps_to("trace", y, list(zip(labels, leaves)), "c")
+    steps = steps_to(y, list(zip(labels, leaves)), "c")
     reached = {id(leaf) for leaf in leaves}
     if not any(id(t) in reached for t in topological_order(y)):
         raise ValueError(

@@ -301,6 +301,7 @@ conv1d = Op(
     flops=flops,
     jvp=jvp,
     gradient=before_relu,
+    inputs=3,
     tolerance=512,
     explain=explain,
     mutants=(

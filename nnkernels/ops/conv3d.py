@@ -390,6 +390,7 @@ conv3d = Op(
     flops=flops,
     jvp=jvp,
     gradient=before_relu,
+    inputs=3,
     tolerance=512,
     explain=explain,
     mutants=(

@@ -230,6 +230,7 @@ conv_transpose1d = Op(
     flops=flops,
     jvp=jvp,
     gradient=multilinear(0, 1),
+    inputs=3,
     tolerance=512,
     explain=explain,
     mutants=(

@@ -369,6 +369,7 @@ conv_transpose2d = Op(
     flops=flops,
     jvp=jvp,
     gradient=multilinear(0, 1),
+    inputs=3,
     tolerance=512,
     explain=explain,
     mutants=(

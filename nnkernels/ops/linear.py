@@ -318,6 +318,7 @@ linear = Op(
     flops=flops,
     jvp=jvp,
     gradient=before_relu,
+    inputs=3,
     tolerance=256,
     explain=explain,
     mutants=(

@@ -256,7 +256,7 @@ def response_formula(x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.
     energy = squares[:, :C]
     for j in range(1, size):
         energy = energy + squares[:, j : j + C]
-    return x * (k + alpha / size * energy.reshape(x.shape)) ** -beta
+    return x * (energy.reshape(x.shape) * (alpha / size) + k) ** -beta
 
 
 # --- records ---

@@ -118,8 +118,8 @@ class Op:
     checked again. ``check_values`` is for what the numbers decide (labels in range), at every call, and for
     the attribute ``counter``, which is another at every call.
     ``constants`` are the positions of inputs that have no gradient (labels); ``inplace`` the positions that
-    an update step overwrites. ``samples(rng, dtype)`` yields small inputs that every body must pass,
-    ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
+    an update step overwrites. ``inputs`` is the number of arrays of a full call, where the last may be left
+    out. ``samples(rng, dtype)`` yields small inputs that every body must pass, ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
     **attributes)`` counts one forward call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the
     derivative along ``tangents`` (one per input, None for zero). ``gradient`` is the backward pass written in
     ops, for derivatives of derivatives (see gradients.py). ``explain(*shapes, **attributes)`` says for
@@ -142,6 +142,7 @@ class Op:
     cuda: Body | None = None
     constants: frozenset[int] = frozenset()
     inplace: tuple[int, ...] = ()
+    inputs: int = 0
     mutants: tuple[Mutant, ...] = ()
     # What the four bodies are compared with, in units of the dtype's rounding error; sums of many terms
     # in another order differ by more than single operations do.

@@ -201,6 +201,7 @@ conv2d = Op(
     flops=flops,
     jvp=jvp,
     gradient=before_relu,
+    inputs=3,
     tolerance=512,
     explain=explain,
     mutants=(

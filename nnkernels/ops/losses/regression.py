@@ -188,7 +188,7 @@ def gaussian_given(x: Array, y: Array, var: Array, full: bool = False, eps: floa
 
 def mse_formula(x: Any, y: Any, reduction: str = "mean", half: bool = False) -> Any:
     d = x - y
-    return reduced(d * d * (0.5 if half else 1.0), reduction)
+    return reduced(d * d / (2 if half else 1), reduction)
 
 
 def l1_formula(x: Any, y: Any, reduction: str = "mean") -> Any:
