@@ -404,7 +404,7 @@ def test_a_freed_graph_is_refused():
     x1, _, z = lecture()
     z.backward()
     raises(
-        RuntimeError, r"the graph was freed by an earlier backward\(\) \(at op add\).*retain_graph=True", z
+        RuntimeError, r"freed by an earlier backward\(\) \(at op add\).*retain_graph=True", z
     )
     raises(RuntimeError, "the graph was freed", x1 * z)
 

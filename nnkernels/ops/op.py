@@ -119,11 +119,12 @@ class Op:
     the attribute ``counter``, which is another at every call.
     ``constants`` are the positions of inputs that have no gradient (labels); ``inplace`` the positions that
     an update step overwrites. ``inputs`` is the number of arrays of a full call, where the last may be left
-    out. ``samples(rng, dtype)`` yields small inputs that every body must pass, ``bench_samples`` sizes worth timing (the first takes a few milliseconds at most). ``flops(*arrays,
-    **attributes)`` counts one forward call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the
-    derivative along ``tangents`` (one per input, None for zero). ``gradient`` is the backward pass written in
-    ops, for derivatives of derivatives (see gradients.py). ``explain(*shapes, **attributes)`` says for
-    each pass which of several methods the tuned body takes, and why; None where it has only one.
+    out. ``samples(rng, dtype)`` yields small inputs that every body must pass, ``bench_samples`` sizes worth
+    timing (the first takes a few milliseconds at most). ``flops(*arrays, **attributes)`` counts one forward
+    call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the derivative along ``tangents`` (one per
+    input, None for zero). ``gradient`` is the backward pass written in ops, for derivatives of derivatives
+    (see gradients.py). ``explain(*shapes, **attributes)`` says for each pass which of several methods the
+    tuned body takes, and why; None where it has only one.
     """
 
     name: str
