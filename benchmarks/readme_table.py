@@ -140,6 +140,33 @@ def vocabulary(results: dict) -> str:
     )
 
 
+def autodiff(results: dict) -> str:
+    """Return in words what both modes and the tape cost."""
+    modes, machine = results["modes"], results["machine"]
+    seconds, meeting = modes["pass_seconds"], modes["crossover_n"]
+    deepest = results["memory"]["rows"][-1]
+    tape = {row["case"]: row for row in results["tape"]}
+    costs = ", ".join(
+        f"{tape[case]['tape_us']:.1f} µs in {name}"
+        for case, name in (
+            (next(iter(tape)), "a chain of small ops"),
+            ("MLP batch 1", "the step of an MLP of three ops"),
+            ("LeNet-5 batch 1", "LeNet-5's"),
+        )
+    )
+    return (
+        f"A pass of forward mode costs {seconds['jvp'] / seconds['f']:.1f} evaluations of f, a pass back "
+        f"{seconds['pull'] / seconds['f']:.1f}; a Jacobian takes a pass per input or one per output, so "
+        f"with n · m = {modes['product']} both take the same time at n = {meeting['measured']:.1f} (predicted "
+        f"from single passes: {meeting['predicted']:.1f}). Through {deepest['depth']} layers reverse mode holds "
+        f"{deepest['reverse'] / 2**20:.1f} MiB, forward mode {deepest['forward'] / 2**20:.1f} at any depth. "
+        f"Per op, forward and backward together, the tape adds {costs} (both with a batch of one); a Python "
+        f"object per number costs {results['scalars'][0]['op_us']:.1f} µs per *number*. "
+        f"{results['threads']} thread, medians; {machine['processor']} ({machine['llvm']}), "
+        f"{results['date']}."
+    )
+
+
 def between(text: str, mark: str, content: str) -> str:
     """Return the text with what stands between a pair of marks replaced."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
@@ -158,6 +185,8 @@ def main() -> None:
     beside_peers = json.loads((HERE / "results" / "peers.json").read_text(encoding="utf-8"))
     everything = json.loads((HERE / "results" / "vocabulary.json").read_text(encoding="utf-8"))
     text = between(text, "vocabulary", vocabulary(everything))
+    modes = json.loads((HERE / "results" / "autodiff_modes.json").read_text(encoding="utf-8"))
+    text = between(text, "autodiff", autodiff(modes))
     text = between(text, "table", f"{table(results)}\n\n{lenet(against_torch)}")
     text = between(text, "peers", peers(beside_peers))
     README.write_text(text, encoding="utf-8")

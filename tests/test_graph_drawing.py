@@ -403,9 +403,7 @@ def test_too_many_nodes_are_refused_as_a_figure_but_not_as_text():
 def test_a_freed_graph_is_refused():
     x1, _, z = lecture()
     z.backward()
-    raises(
-        RuntimeError, r"freed by an earlier backward\(\) \(at op add\).*retain_graph=True", z
-    )
+    raises(RuntimeError, r"freed by an earlier backward\(\) \(at op add\).*retain_graph=True", z)
     raises(RuntimeError, "the graph was freed", x1 * z)
 
 

@@ -23,6 +23,18 @@ def test_the_convolution_shown_is_the_convolution_compiled():
     assert "\n".join(lines) in "\n".join(line.strip() for line in source.splitlines())
 
 
+def test_the_derivatives_shown_are_those_that_come(capsys):
+    code, shown = re.findall(r"```(?:python)?\n(.*?)```", README, re.S)[2:4]
+    exec(compile(code, "README.md", "exec"), {})
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert printed[3:] == [line.rstrip() for line in shown.splitlines()]
+    comments = re.findall(r"# (.*)", code)
+    assert len(comments) == 3
+    for line, comment in zip(printed, comments):
+        wanted = [float(n) for n in re.findall(r"-?\d+\.\d+", comment)]
+        assert [float(n) for n in re.findall(r"-?\d+\.\d+", line)] == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.skipif(find_spec("sklearn") is None, reason="the demo reads scikit-learn's digits")
 def test_the_demo_learns(capsys):
     code = (ROOT / "demos" / "first_steps.py").read_text(encoding="utf-8")
