@@ -144,7 +144,7 @@ def autodiff(results: dict) -> str:
     """Return in words what both modes and the tape cost."""
     modes, machine = results["modes"], results["machine"]
     seconds, meeting = modes["pass_seconds"], modes["crossover_n"]
-    deepest = results["memory"]["rows"][-1]
+    deepest, n = results["memory"]["rows"][-1], modes["product"]
     tape = {row["case"]: row for row in results["tape"]}
     costs = ", ".join(
         f"{tape[case]['tape_us']:.1f} µs in {name}"
@@ -157,8 +157,8 @@ def autodiff(results: dict) -> str:
     return (
         f"A pass of forward mode costs {seconds['jvp'] / seconds['f']:.1f} evaluations of f, a pass back "
         f"{seconds['pull'] / seconds['f']:.1f}; a Jacobian takes a pass per input or one per output, so "
-        f"with n · m = {modes['product']} both take the same time at n = {meeting['measured']:.1f} (predicted "
-        f"from single passes: {meeting['predicted']:.1f}). Through {deepest['depth']} layers reverse mode holds "
+        f"with n · m = {n} both take the same time at n = {meeting['measured']:.1f} (predicted from single "
+        f"passes: {meeting['predicted']:.1f}). Through {deepest['depth']} layers reverse mode holds "
         f"{deepest['reverse'] / 2**20:.1f} MiB, forward mode {deepest['forward'] / 2**20:.1f} at any depth. "
         f"Per op, forward and backward together, the tape adds {costs} (both with a batch of one); a Python "
         f"object per number costs {results['scalars'][0]['op_us']:.1f} µs per *number*. "

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 
-ADJOINT = 1e-9  # allowed between <dy, J v> and <J^T dy, v>, relative to the magnitudes summed
+ADJOINT = 1e-10  # allowed between <dy, J v> and <J^T dy, v>, relative to the magnitudes summed
 SHOWN = 5  # kinks listed one by one
 
 

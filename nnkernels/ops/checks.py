@@ -15,7 +15,7 @@ from nnkernels.ops.op import BodyName, Op, Sample
 
 Arrays = tuple[Array | None, ...]
 DIFFERENCES = 1e-7  # allowed between derivatives and central differences, of the largest element or 1
-ADJOINT = 1e-9  # allowed between <dy, J v> and <J^T dy, v>, relative
+ADJOINT = 1e-10  # allowed between <dy, J v> and <J^T dy, v>, relative
 
 
 def differentiable(op: Op, sample: Sample) -> tuple[bool, ...]:
