@@ -311,6 +311,39 @@ def test_an_inner_derivative_keeps_the_outer_variable_apart():
         assert nnk.jvp(outer, np.float64(3), np.float64(1)) == (3, 1)
 
 
+INNER = {
+    "grad": lambda x, y: nnk.grad(lambda t: x * t * t)(y),
+    "vjp": lambda x, y: nnk.vjp(lambda t: x * t * t, y)[1](np.float64(1))[0],
+    "jvp": lambda x, y: nnk.jvp(lambda t: x * t * t, y, np.float64(1))[1],
+    "jacobian": lambda x, y: nnk.jacobian(lambda t: x * t * t, y, "forward"),
+    "hessian": lambda x, y: nnk.hessian(lambda t: x * t * t * t / 3.0, y),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("kind", [np.float64, lambda v: nnk.tensor(np.float64(v))], ids=["array", "tensor"])
+def test_inner_derivatives_depend_on_what_their_function_captures(name, kind):
+    inner = INNER[name]  # 2 x y at y = 1.5
+    assert nnk.grad(lambda x: inner(x, kind(1.5)) * x)(np.float64(2)) == pytest.approx(2 * 2 * 1.5 * 2)
+    assert nnk.jvp(lambda x: inner(x, kind(1.5)) * x, np.float64(2), np.float64(1))[1] == pytest.approx(12)
+    w = nnk.tensor(np.float64(2), requires_grad=True)
+    slope = inner(w, nnk.tensor(np.float64(1.5)))
+    (slope * w).backward()
+    assert w.grad.item() == pytest.approx(12)
+
+
+def test_arrays_give_numbers_and_tensors_give_what_is_recorded_only_where_something_needs_it():
+    w = nnk.tensor(normal(3), requires_grad=True)
+    f = lambda t: (t * w).sin().sum()  # noqa: E731
+    assert isinstance(nnk.grad(f)(normal(3)), np.ndarray)
+    assert nnk.grad(f)(nnk.tensor(normal(3))).requires_grad
+    assert not nnk.grad(f, create_graph=False)(nnk.tensor(normal(3))).requires_grad
+    assert not nnk.grad(lambda t: t.sin().sum())(nnk.tensor(normal(3))).requires_grad
+    with nnk.no_grad():
+        assert not nnk.grad(f)(nnk.tensor(normal(3))).requires_grad
+    assert w.grad is None
+
+
 def test_arguments_are_independent_however_they_were_made():
     def outer(x):
         y = x * x  # an argument made from another one

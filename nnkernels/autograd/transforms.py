@@ -1,8 +1,9 @@
 """Functions that make derivatives of functions: what PyTorch and JAX call functional transforms.
 
 A function is given arrays, Tensors or numbers, or tuples, lists and dicts of them, and computes with Tensors.
-Derivatives come back in the same form: arrays for arrays, Tensors for Tensors. Python numbers count as
-float32. They nest: a derivative is a function that can be differentiated again, by either mode.
+Derivatives come back in the same form. Arrays give arrays: plain numbers. Tensors give Tensors, which are
+recorded like the result of any op where x or what f captures (a model's parameters) requires gradients.
+Python numbers count as float32. Transforms nest, in either mode; inside one, all results are Tensors.
 
     mode      one pass gives             of f: R^n -> R^m, the whole Jacobian takes
     forward   J v, by ``jvp``            n passes
@@ -14,6 +15,7 @@ as a tuple, and f is called as f(*x).
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -21,13 +23,26 @@ import numpy as np
 
 from nnkernels.autograd import tree
 from nnkernels.autograd.dual import Dual
-from nnkernels.autograd.tape import recording, recording_is_on
+from nnkernels.autograd.tape import nodes_to, recording, recording_is_on
 from nnkernels.autograd.tensor import Tensor, branch, carry_back, tensor
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
 
 Function = Callable[..., Any]
+# Whether a function is being run for its tangents, or for derivatives that will be taken from a tape.
 _pushing: ContextVar[bool] = ContextVar("pushing", default=False)
+_taping: ContextVar[bool] = ContextVar("taping", default=False)
+
+
+@contextmanager
+def inside(variable: ContextVar[bool], on: bool = True) -> Iterator[None]:
+    """Set the variable inside the ``with`` block, unless it is set already."""
+    token = variable.set(on or variable.get())
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
 
 # --- what comes and what goes ---
 
@@ -65,39 +80,21 @@ def results(who: str, y: Any) -> list[Tensor]:
     return found
 
 
-def like(given: Any, found: Sequence[Tensor]) -> Any:
-    """Return the tensors found in the form of ``given``: arrays for arrays, Tensors for Tensors."""
-    kinds = [leaf for _, leaf in tree.leaves(given, "")]
-    return tree.rebuilt(given, iter([in_kind(leaf, t) for leaf, t in zip(kinds, found)]))
-
-
-def in_kind(given: Any, t: Tensor) -> Any:
-    """Return a tensor as what was given: a Tensor or an array."""
-    if isinstance(given, Tensor):
-        return t
-    return t.data[()]  # a NumPy number where there are no axes
+def give_tensors(*given: Any) -> bool:
+    """Return whether results are to be Tensors: for a Tensor among the arguments, or inside a transform."""
+    if _pushing.get() or _taping.get():
+        return True
+    return any(isinstance(leaf, Tensor) for x in given for _, leaf in tree.leaves(x, ""))
 
 
 def outward(y: Any, tensors: bool) -> Any:
-    """Return a function's value as Tensors or as arrays."""
-    return tree.mapped(lambda t: t if tensors else t.data[()], y)
-
-
-def any_tensor(*trees: Any) -> bool:
-    """Return whether there is a Tensor among the leaves."""
-    return any(isinstance(leaf, Tensor) for part in trees for _, leaf in tree.leaves(part, ""))
+    """Return a tree of Tensors, or of arrays (NumPy numbers where there are no axes)."""
+    return y if tensors else tree.mapped(lambda t: t.data[()], y)
 
 
 def call(f: Function, x: Any) -> Any:
     """Return f of one argument, or of a tuple of arguments."""
     return f(*x) if type(x) is tuple else f(x)
-
-
-def to_be_recorded(create_graph: bool | None, tensors: Sequence[Tensor]) -> bool:
-    """Return whether derivatives are to be differentiable: by default, where an input itself is on a tape."""
-    if create_graph is None:
-        return recording_is_on() and any(t.requires_grad for t in tensors)
-    return create_graph
 
 
 def zeros_for_none(found: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -114,26 +111,33 @@ class Pulled:
     def __init__(
         self, who: str, f: Function, args: tuple[Any, ...], at: tuple[int, ...], create: bool | None
     ) -> None:
-        given = [differentiable(who, args[i], f"argument {i}") for i in at]
         self.form = tuple(args[i] for i in at)
-        every = [t for group in given for t in group]
-        self.create = to_be_recorded(create, every)
-        with recording(True if self.create else recording_is_on()):
-            self.leaves = [branch(t) if self.create else t.as_leaf() for t in every]
-        inner = list(args)
-        values = iter(self.leaves)
+        self.tensors = give_tensors(*args)
+        self.leaves = [branch(t) for i in at for t in differentiable(who, args[i], f"argument {i}")]
+        inner, values = list(args), iter(self.leaves)
         for i in at:
             inner[i] = tree.rebuilt(args[i], values)
-        with recording(True):
+        wanted = recording_is_on() and self.tensors if create is None else create
+        with recording(True), inside(_taping):
             self.y = f(*inner)
         self.results = results(who, self.y)
-        self.tensors = any_tensor(self.form)
+        self.create = wanted and (create is True or self.leads_further())
+
+    def leads_further(self) -> bool:
+        """Return whether the value depends on tensors that require gradients besides the arguments' twins."""
+        own = {id(t) for t in self.leaves}
+        if any(t.node is not None for t in self.leaves):
+            return True
+        nodes = [node for y in self.results for node in nodes_to(y, own)]
+        return any(
+            need and id(t) not in own and t.node is None
+            for node in nodes
+            for t, need in zip(node.inputs, node.needs)
+        )
 
     def value(self) -> Any:
         """Return f(x), apart from the tape unless derivatives are recorded."""
-        if self.create:
-            return outward(self.y, self.tensors)
-        return outward(tree.mapped(off_tape, self.y), self.tensors)
+        return outward(self.y if self.create else tree.mapped(off_tape, self.y), self.tensors)
 
     def pull(self, cotangents: Sequence[Any], retain: bool) -> Any:
         """Return the gradients for one cotangent per result, in the form of the arguments."""
@@ -143,7 +147,8 @@ class Pulled:
             keep = retain or self.create or not last
             found = carry_back(y, y.cotangent(dy), self.leaves, keep, self.create, apart=True)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
-        return like(self.form, zeros_for_none(total, self.leaves))
+        gradients = iter(zeros_for_none(total, self.leaves))
+        return outward(tree.rebuilt(self.form, gradients), self.tensors)
 
 
 def off_tape(t: Tensor) -> Tensor:
@@ -156,8 +161,8 @@ def vjp(
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """Return (f(*x), pull), where pull(dy) is J^T dy, a tuple with one entry per argument.
 
-    ``pull`` may be called any number of times; dy has the form of f's value. The gradients are themselves
-    recorded with ``create_graph``, by default where x holds Tensors that require gradients.
+    ``pull`` may be called any number of times; dy has the form of f's value. Gradients that come as Tensors
+    are recorded unless ``create_graph`` is False.
 
     >>> y, pull = vjp(lambda x: x * x, np.array([1.0, 2.0]))
     >>> pull(np.array([1.0, 10.0]))
@@ -207,8 +212,8 @@ def grad(f: Function, argnums: int | Sequence[int] = 0, create_graph: bool | Non
     """Return the function that gives the gradient of f, whose value must be a single number.
 
     By the argument at ``argnums``, an int, or by several, given as a tuple; then a tuple comes back. An
-    argument may be an array, a Tensor, a number, or a tree of them. The gradients are recorded with
-    ``create_graph``, by default where the arguments are Tensors that require gradients: grad(grad(f)) works.
+    argument may be an array, a Tensor, a number, or a tree of them. Gradients that come as Tensors are
+    recorded, so that they can be differentiated again, unless ``create_graph`` is False.
 
     Raises TypeError for an argument that is not floating-point or a value that is no Tensor, ValueError for a
     value with several elements.
@@ -228,7 +233,8 @@ def jvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> tuple[
     """Return (f(x), J v): f's value and its derivative along v, in one forward pass.
 
     v has the form and shapes of x. For f with one number as its value, J v is the directional derivative
-    v . grad f. Raises ValueError where v does not fit, otherwise as ``grad``.
+    v . grad f. Where it comes as Tensors, J v is recorded, and takes longer, unless ``create_graph`` is False.
+    Raises ValueError where v does not fit, otherwise as ``grad``.
 
     >>> jvp(lambda x: x.sin(), np.float64(0), np.float64(2))
     (np.float64(0.0), np.float64(2.0))
@@ -240,10 +246,10 @@ def jvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> tuple[
         raise ValueError(f"jvp: v must have the shapes of x, {wanted}, got {got}")
     pairs = zip(tangents, primals)
     tangents = [t if t.dtype == p.dtype else Tensor(t.data.astype(p.dtype)) for t, p in pairs]
-    create = to_be_recorded(create_graph, primals + tangents)
+    tensors = give_tensors(x, v)
+    create = recording_is_on() and tensors if create_graph is None else create_graph
     push = push_by_reverse if _pushing.get() else push_duals
     y, moved = push(f, x, primals, tangents, create)
-    tensors = any_tensor(x, v)
     return outward(y, tensors), outward(tree.rebuilt(y, iter(moved)), tensors)
 
 
@@ -255,11 +261,8 @@ def push_duals(
     for t, v in zip(primals, tangents):
         base = branch(t) if create and t.requires_grad else t.detach()
         duals.append(Dual(base.data, v, base.requires_grad, base.node, recorded=create))
-    token = _pushing.set(True)
-    try:
+    with inside(_pushing), inside(_taping, create):
         y = call(f, tree.rebuilt(x, iter(duals)))
-    finally:
-        _pushing.reset(token)
     found = results("jvp", y)
     moved = [Tensor(np.zeros_like(t.data)) if t.tangent is None else t.tangent for t in found]
     return tree.mapped(lambda t: t.without_tangent() if isinstance(t, Dual) else t, y), moved
@@ -274,7 +277,8 @@ def push_by_reverse(
     """
     with recording(True):
         inner = [branch(t) for t in primals]
-        y = call(f, tree.rebuilt(x, iter(inner)))
+        with inside(_taping):
+            y = call(f, tree.rebuilt(x, iter(inner)))
         found = results("jvp", y)
         us = [Tensor(np.zeros_like(t.data), requires_grad=True) for t in found]
         terms = []
@@ -338,7 +342,7 @@ def by_rows(pulled: Pulled, x: Any) -> Any:
 def by_columns(f: Function, x: Any, create_graph: bool | None) -> Any:
     """Return the Jacobian from one forward pass per element of x."""
     primals = differentiable("jacobian", x, "x")
-    tensors = any_tensor(x)
+    tensors = give_tensors(x)
     columns: list[list[Any]] = []  # one per element of x: the change of every leaf of f's value
     for k, t in enumerate(primals):
         for unit in unit_arrays(t):
