@@ -274,7 +274,7 @@ class Inspection:
         self.dy = rng.standard_normal(f.y.size)
         self.kinks: list[Kink] = []
         args = f.point()
-        y, pull = vjp(f.f, *(args if type(args) is tuple else (args,)))
+        y, pull = vjp(f.f, *(args if type(args) is tuple else (args,)), create_graph=False)
         cuts = np.cumsum([math.prod(shape) for _, shape in f.outputs])[:-1]
         parts = [dy.reshape(shape) for dy, (_, shape) in zip(np.split(self.dy, cuts), f.outputs)]
         pulled = pull(tree.rebuilt(y, iter([Tensor(dy) for dy in parts])))
@@ -327,7 +327,7 @@ class Inspection:
         for _ in range(DIRECTIONS):
             v = self.direction()
             direction = tree.rebuilt(self.f.inputs, iter([Tensor(d) for d in v]))
-            moved = jvp(self.f.f, self.f.point(), direction)[1]
+            moved = jvp(self.f.f, self.f.point(), direction, create_graph=False)[1]
             tangents = [leaf.data for _, leaf in tree.leaves(moved, "")]
             for (name, shape), t in zip(self.f.outputs, tangents):
                 if t.shape != shape:

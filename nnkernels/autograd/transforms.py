@@ -233,7 +233,7 @@ def jvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> tuple[
     """Return (f(x), J v): f's value and its derivative along v, in one forward pass.
 
     v has the form and shapes of x. For f with one number as its value, J v is the directional derivative
-    v . grad f. Where it comes as Tensors, J v is recorded, and takes longer, unless ``create_graph`` is False.
+    v . grad f. As Tensors, J v is recorded, and takes longer, unless ``create_graph`` is False.
     Raises ValueError where v does not fit, otherwise as ``grad``.
 
     >>> jvp(lambda x: x.sin(), np.float64(0), np.float64(2))
