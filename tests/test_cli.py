@@ -63,7 +63,7 @@ def test_no_command_prints_help() -> None:
     done = call()
     assert done.returncode == 2
     for command in ("train", "compare", "gradcheck", "info"):
-        assert f"  {command} " in done.stderr
+        assert f"\n    {command}" in done.stderr
 
 
 @pytest.mark.parametrize(
