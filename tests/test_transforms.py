@@ -400,6 +400,136 @@ def test_hvp_of_a_convolutional_network_equals_differences_of_its_gradient():
         np.testing.assert_allclose(found[name], (ends[0][name] - ends[1][name]) / 2e-5, atol=1e-8)
 
 
+# ---------------------------------------------------------------- nothing is lost without a word
+
+
+def test_recorded_tangents_lead_through_checkpoints():
+    f = lambda x: nnk.checkpoint(lambda t: t * t * t, x).sum()  # noqa: E731
+    x = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(nnk.grad(lambda x: nnk.jvp(f, x, np.ones(3))[1])(x), 6 * x)
+
+
+def test_a_checkpoint_may_return_what_it_captured():
+    w = nnk.tensor(normal(3), requires_grad=True)
+    nnk.checkpoint(lambda x: w, np.ones(3)).sum().backward()
+    np.testing.assert_array_equal(w.grad.data, np.ones(3))
+
+
+def scaled_in_place(x):
+    y = x * 1.0
+    y *= 3.0
+    return y
+
+
+def added_in_place(x):
+    total = nnk.tensor(np.zeros(3))
+    total += x
+    return total * total
+
+
+@pytest.mark.parametrize("f", [scaled_in_place, added_in_place])
+def test_augmented_assignment_counts_in_both_modes(f):
+    x = np.array([1.0, 2.0, 3.0])
+    before = x.copy()
+    np.testing.assert_allclose(nnk.jacobian(f, x, "forward"), nnk.jacobian(f, x, "reverse"))
+    assert nnk.jacobian(f, x).any()
+    np.testing.assert_array_equal(x, before)
+
+
+def assigned(x):
+    y = nnk.tensor(np.zeros(3))
+    y[0] = x[0] * x[0]
+    return (y * x).sum()
+
+
+LOST = {
+    "an element assigned": (assigned, RuntimeError, "derivative of value would be lost"),
+    "NumPy's sine": (lambda x: (x * np.sin(x)).sum(), TypeError, "numpy.sin would lose the derivative"),
+    "NumPy's maximum": (lambda x: (x * np.maximum(x, 0)).sum(), TypeError, "numpy.maximum would lose"),
+    "NumPy's +=": (lambda x: np.zeros(3).__iadd__(x * x), TypeError, "numpy.add would lose"),
+    "a target": (
+        lambda x: F.binary_cross_entropy_with_logits(x, x.sigmoid()), TypeError,
+        r"bce_with_logits: there is no derivative by input 1; give it without, as by detach\(\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_would_lose_a_derivative_is_refused_in_both_modes(case):
+    f, error, words = LOST[case]
+    x = np.array([1.0, 2.0, 3.0])
+    for derivative in (lambda: nnk.grad(f)(x), lambda: nnk.jvp(f, x, x)):
+        with pytest.raises(error, match=words):
+            derivative()
+    t = nnk.tensor(x)
+    np.testing.assert_array_equal(np.sin(t), np.sin(x))  # without derivatives, NumPy may have it
+    np.testing.assert_array_equal(np.add(x, t).data, 2 * x)
+
+
+def test_cotangents_can_be_differentiated_by():
+    x = np.array([1.0, 2.0, 3.0])
+    _, pull = nnk.vjp(lambda t: t * t * t, nnk.tensor(x))
+    np.testing.assert_allclose(nnk.grad(lambda u: (pull(u)[0] * x).sum())(np.ones(3)), 3 * x**3)
+    inside = lambda u: (nnk.vjp(lambda t: t * t * t, x)[1](u)[0] * x).sum()  # noqa: E731
+    np.testing.assert_allclose(nnk.grad(inside)(np.ones(3)), 3 * x**3)
+
+
+def test_trees_are_matched_by_their_keys():
+    f = lambda p: p["a"] * p["a"] * p["b"]  # noqa: E731
+    assert nnk.jvp(f, {"a": 2.0, "b": 3.0}, {"b": 0.0, "a": 1.0})[1] == 12
+    with pytest.raises(ValueError, match=r"jvp: v must be a dict with the keys \['a', 'b'\], got the keys"):
+        nnk.jvp(f, {"a": 2.0, "b": 3.0}, {"a": 1.0})
+    with pytest.raises(ValueError, match=r"jvp: v must be a tuple of 2, got a tuple of 1"):
+        nnk.jvp(lambda x, y: x * y, (1.0, 2.0), (1.0,))
+
+
+def test_create_graph_inside_no_grad_leads_to_the_argument():
+    x = nnk.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    with nnk.no_grad():
+        slope = nnk.grad(lambda t: (t * t * t).sum(), create_graph=True)(x)
+    slope.sum().backward()
+    np.testing.assert_allclose(x.grad.data, 6 * x.data)
+
+
+def test_a_jacobian_of_random_numbers_is_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="another value in every pass"):
+        nnk.jacobian(lambda x: F.dropout(x, 0.5, rng=rng), np.ones(8), "forward")
+
+
+def test_empty_arrays_have_empty_jacobians():
+    empty, x = np.zeros(0), np.ones(3)
+    assert nnk.hessian(lambda t: (t * t).sum(), empty).shape == (0, 0)
+    for mode in ("forward", "reverse", "auto"):
+        assert nnk.jacobian(lambda t: t * t, empty, mode).shape == (0, 0)
+        assert nnk.jacobian(lambda t: t[:0], x, mode).shape == (0, 3)
+        both = nnk.jacobian(lambda a, b: a.sum() + b, (np.zeros((0, 2)), x), mode)
+        assert [j.shape for j in both] == [(3, 0, 2), (3, 3)]
+
+
+def test_powers_of_a_number_have_second_derivatives():
+    x = np.array([1.0, 2.0])
+    np.testing.assert_allclose(nnk.hvp(lambda t: (2.0**t).sum(), x, x), np.log(2) ** 2 * 2**x * x)
+
+
+def test_gradients_left_inside_a_forward_pass_keep_no_tangent():
+    w = nnk.tensor(np.ones(2), requires_grad=True)
+
+    def f(x):
+        (x * w).sum().backward()
+        return x * 2.0
+
+    nnk.jvp(f, np.ones(2), np.ones(2))
+    assert type(w.grad) is nnk.Tensor
+
+
+def test_a_users_dual_and_jvp_keep_their_directions_apart():
+    x = Dual(np.asarray(3.0), Tensor(np.asarray(1.0)))
+    value, slope = nnk.jvp(lambda t: t * t, x, nnk.tensor(np.float64(1)))
+    assert (slope.item(), slope.tangent.item()) == (6, 2)
+    assert value.tangent.item() == 6
+
+
 # ---------------------------------------------------------------- Duals
 
 
@@ -445,13 +575,32 @@ WRONG = {
         lambda: nnk.grad(lambda x: x * 2.0)(normal(2, 3)), ValueError,
         r"grad: f must return a single number, got shape \(2, 3\); use vjp .* jacobian",
     ),
+    "an argument twice": (lambda: nnk.grad(z, (0, -2))(2.0, 3.0), ValueError, "names an argument twice"),
+    "a word for a number": (lambda: nnk.grad(z, "x1"), TypeError, "argnums must be an int or a tuple"),
+    "no function": (lambda: nnk.grad(3.0), TypeError, "f must be a function of Tensors, got float"),
+    "integers returned": (
+        lambda: nnk.grad(lambda x: nnk.tensor(3))(1.0), TypeError,
+        "must return floating-point numbers, got int64",
+    ),
+    "a tangent of another shape": (
+        lambda: Dual(normal(3), Tensor(normal(2))), ValueError, r"shape of data, \(3,\), got \(2,\)"
+    ),
+    "a seed for a generator": (
+        lambda: nnk.checkpoint(lambda x: x, normal(3), rng=3), TypeError,
+        "rng must be a numpy.random.Generator",
+    ),
+    "a list of parameters": (
+        lambda: functional_call(nn.Linear(2, 3), [1.0], (normal(1, 2),)), TypeError,
+        "must be a dict, got list",
+    ),
     "no such argument": (lambda: nnk.grad(z, 2)(2.0, 3.0), ValueError, "argument 2, but f was given 2"),
     "another shape of v": (
         lambda: nnk.jvp(lambda x: x, normal(3), normal(4)), ValueError,
         r"v must have the shapes of x, \(3,\), got",
     ),
     "another form of dy": (
-        lambda: nnk.vjp(lambda x: x, normal(3))[1]((normal(3), normal(3))), ValueError, "1 arrays, got 2"
+        lambda: nnk.vjp(lambda x: x, normal(3))[1]((normal(3), normal(3))), ValueError,
+        "dy must be an array, got a tuple of 2",
     ),
     "another shape of dy": (
         lambda: nnk.vjp(lambda x: x, normal(3))[1](normal(4)), ValueError, r"shape \(3,\), got \(4,\)"
@@ -482,6 +631,25 @@ def test_a_module_has_its_own_parameters_again_after_an_error():
     with pytest.raises(ValueError, match="linear"):
         functional_call(layer, {"weight": np.zeros((3, 2), np.float32)}, (np.zeros((1, 5), np.float32),))
     assert layer.weight is own
+
+
+class CallsItself(nn.Module):
+    """A module whose forward pass calls its layer with other weights, and then as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False, rng=0)
+
+    def forward(self, x):
+        with_ones = functional_call(self.layer, {"weight": np.ones((2, 2), np.float32)}, (x,))
+        return with_ones, self.layer(x)
+
+
+def test_calls_with_other_parameters_nest():
+    x = np.ones((1, 2), np.float32)
+    inner, outer = functional_call(CallsItself(), {"layer.weight": np.zeros((2, 2), np.float32)}, (x,))
+    np.testing.assert_array_equal(inner.data, [[2, 2]])
+    np.testing.assert_array_equal(outer.data, [[0, 0]])
 
 
 def test_a_shared_parameter_is_replaced_everywhere():

@@ -35,13 +35,21 @@ def checkpoint(f: Callable[..., Any], *x: Any, rng: Generators = ()) -> Tensor:
     >>> w.grad
     tensor([0., 0., 0.], dtype=float64)
     """
-    generators = (rng,) if isinstance(rng, np.random.Generator) else tuple(rng)
+    generators = (rng,) if isinstance(rng, np.random.Generator) else rng
+    if not isinstance(generators, (tuple, list)) or not all(
+        isinstance(g, np.random.Generator) for g in generators
+    ):
+        raise TypeError(f"checkpoint: rng must be a numpy.random.Generator, or a list of them, got {rng!r}")
     states = [deepcopy(g.bit_generator.state) for g in generators]
     if not recording_is_on():
         return demanded(f(*x))
     start = now()
     twins = [t.as_leaf() if isinstance(t, Tensor) and t.requires_grad else t for t in x]
     y = demanded(f(*twins))
+    if isinstance(y, Dual) and y.recorded:  # its tangent leads back to f's own steps: they must stay
+        for g, state in zip(generators, states):
+            g.bit_generator.state = state
+        return demanded(f(*x))
     captured = outside(y, twins, start) if y.requires_grad else []
     inputs = (*x, *captured)
     needs = tuple(isinstance(t, Tensor) and t.requires_grad for t in inputs)
@@ -50,13 +58,15 @@ def checkpoint(f: Callable[..., Any], *x: Any, rng: Generators = ()) -> Tensor:
 
     def again(dy: Tensor, which: tuple[bool, ...], create_graph: bool) -> tuple[Any, ...]:
         drawn = [deepcopy(g.bit_generator.state) for g in generators]
-        for g, state in zip(generators, states):
-            g.bit_generator.state = deepcopy(state)
         given = [branch(t) if need else t for t, need in zip(x, needs)]
-        with recording(True):
-            result = demanded(f(*given))
-        for g, state in zip(generators, drawn):
-            g.bit_generator.state = state
+        try:
+            for g, state in zip(generators, states):
+                g.bit_generator.state = deepcopy(state)
+            with recording(True):
+                result = demanded(f(*given))
+        finally:
+            for g, state in zip(generators, drawn):
+                g.bit_generator.state = state
         if not np.array_equal(result.data, y_data, equal_nan=True):
             raise RuntimeError(
                 "backward: a function given to checkpoint computed something else when it was run again; "
@@ -95,6 +105,8 @@ def outside(y: Tensor, twins: Sequence[Any], start: int) -> list[Tensor]:
     """Return the tensors that y depends on and f was not given: those made before ``start``, and leaves."""
     captured: dict[int, Tensor] = {}
     given = {id(t) for t in twins}
+    if id(y) not in given and (y.node is None or y.node.number < start):
+        return [y]
     for node in nodes_to(y):
         if node.number > start:
             for t, need in zip(node.inputs, node.needs):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd.tape import Node, recording
-from nnkernels.autograd.tensor import Tensor, carry_back
+from nnkernels.autograd.tensor import Tensor, carry_back, no_gradient
 from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.ops.op import Op
 
@@ -25,8 +25,10 @@ class Dual(Tensor):
     """A Tensor with a tangent of its shape.
 
     With ``recorded``, tangents are computed by recorded ops, so that they can be differentiated themselves.
+    All Duals of a program move along one direction: ``jvp`` keeps those of nested derivatives apart. Raises
+    ValueError for a tangent of another shape.
 
-    >>> x = Dual(np.float64(2.0), Tensor(np.float64(1.0)))
+    >>> x = Dual(np.asarray(2.0), Tensor(np.asarray(1.0)))
     >>> (x * x).tangent
     tensor(4., dtype=float64)
     """
@@ -43,6 +45,8 @@ class Dual(Tensor):
         node: Node | None = None,
         recorded: bool = False,
     ) -> None:
+        if tangent.shape != data.shape:
+            raise ValueError(f"Dual: tangent must have the shape of data, {data.shape}, got {tangent.shape}")
         super().__init__(data, requires_grad, node)
         self.tangent = tangent
         self.recorded = recorded
@@ -56,13 +60,11 @@ class Dual(Tensor):
         outputs: tuple[Array, ...],
         attributes: dict[str, Any],
     ) -> Tensor:
-        """Return y, the op's result, as a Dual where it depends on a Dual."""
-        tangents = [
-            t.tangent if isinstance(t, Tensor) and i not in op.constants else None
-            for i, t in enumerate(inputs)
-        ]
-        if all(v is None for v in tangents):
-            return y
+        """Return y, the op's result, as a Dual."""
+        tangents = [t.tangent if isinstance(t, Tensor) else None for t in inputs]
+        for i in op.constants:
+            if i < len(tangents) and tangents[i] is not None:
+                raise TypeError(no_gradient(op, i))
         recorded = any(t.recorded for t in inputs if isinstance(t, Dual))
         if recorded:
             tangent = push_in_ops(op, inputs, tangents, outputs, attributes)

@@ -12,6 +12,11 @@ from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.ops.op import Op
 from nnkernels.ops.shape import VIEWS
 
+ARITHMETIC = {
+    np.add: "add", np.subtract: "sub", np.multiply: "mul", np.true_divide: "truediv", np.power: "pow",
+    np.matmul: "matmul",
+}  # fmt: skip
+COMPARISONS = (np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal)
 # The cotangent of a single number.
 ONE = {np.dtype(kind): np.ones((), kind) for kind in (np.float32, np.float64)}
 
@@ -89,6 +94,8 @@ class Tensor(Operators):
                 )
             return Tensor(ONE[self._data.dtype] if self.ndim == 0 else np.ones_like(self._data))
         fits = isinstance(gradient, Tensor) and gradient.dtype == self.dtype
+        if not fits and moves(gradient):
+            raise TypeError(f"backward: gradient must be {self.dtype}, got {gradient.dtype}")
         dy: Tensor = gradient if fits else Tensor(np.asarray(gradient, self.dtype))
         if dy.shape != self.shape:
             raise ValueError(f"backward: gradient must have shape {self.shape}, got {dy.shape}")
@@ -131,6 +138,8 @@ class Tensor(Operators):
 
     @data.setter
     def data(self, array: Array) -> None:
+        if self.tangent is not None:
+            self._changeable("x.data = ...")
         if array is self._data:
             self.was_changed()
         else:
@@ -141,14 +150,19 @@ class Tensor(Operators):
         self.version[0] = time_of_change()
 
     def _changeable(self, what: str) -> None:
-        if self.requires_grad and recording_is_on():
+        if self.tangent is not None or (self.requires_grad and recording_is_on()):
             raise RuntimeError(
-                f"{what}: a tensor that requires gradients cannot be changed in place while ops are "
-                "recorded; do it inside no_grad(), or make a new tensor"
+                f"{what}: a tensor that requires gradients, or has a tangent, cannot be changed in place "
+                "while ops are recorded; do it inside no_grad(), or make a new tensor"
             )
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changeable("x[...] = value")
+        if moves(value):
+            raise RuntimeError(
+                "x[...] = value: the derivative of value would be lost; put the tensor together by ops, as "
+                "concatenate, or give value.detach()"
+            )
         self._data[index] = np.asarray(value)
         self.was_changed()
 
@@ -159,13 +173,27 @@ class Tensor(Operators):
 
     def _in_place(self, other: Any, ufunc: np.ufunc, result: Any) -> Any:
         """Return ``result()`` where the op is recorded, else self, changed in place."""
-        if recording_is_on() and (self.requires_grad or getattr(other, "requires_grad", False)):
-            if self.requires_grad and self.node is None:
+        if moves(self) or moves(other):
+            if self.requires_grad and self.node is None and recording_is_on():
                 self._changeable(f"in-place {ufunc.__name__}")
             return result(other)
         ufunc(self._data, np.asarray(other), out=self._data, casting="same_kind")
         self.was_changed()
         return self
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Do NumPy's arithmetic by ops; refuse other functions where a derivative would be lost."""
+        name = ARITHMETIC.get(ufunc)
+        if name is not None and method == "__call__" and not options:
+            a, b = inputs
+            return getattr(a, f"__{name}__")(b) if isinstance(a, Tensor) else getattr(b, f"__r{name}__")(a)
+        if ufunc not in COMPARISONS and any(moves(t) for t in inputs):
+            raise TypeError(
+                f"numpy.{ufunc.__name__} would lose the derivative of a Tensor: use its methods, as x.sin(), "
+                "nnkernels.nn.functional or OPS; for numbers alone, x.detach()"
+            )
+        arrays = [t._data if isinstance(t, Tensor) else t for t in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
 
     def __iadd__(self, other: Any) -> Any:
         return self._in_place(other, np.add, self.__add__)
@@ -178,6 +206,16 @@ class Tensor(Operators):
 
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place(other, np.divide, self.__truediv__)
+
+
+def moves(t: Any) -> bool:
+    """Return whether a derivative would be lost if t were read as an array."""
+    return isinstance(t, Tensor) and (t.tangent is not None or (t.requires_grad and recording_is_on()))
+
+
+def no_gradient(op: Op, i: int) -> str:
+    """Return the message for an input that has no gradient."""
+    return f"{op.name}: there is no derivative by input {i}; give it without, as by detach()"
 
 
 def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -233,10 +271,9 @@ def apply(op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[
     node = None
     if True in needs and recording_is_on():
         for i in op.constants:
-            if i < len(needs):  # weights may be left out
-                needs[i] = False
-        if True in needs:
-            node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
+            if i < len(needs) and needs[i]:  # weights may be left out
+                raise TypeError(no_gradient(op, i))
+        node = Node(op, body, inputs, arrays, attributes, outputs, tuple(needs))
     y = Tensor(outputs[0], node is not None, node)
     if node is None and op.name in VIEWS:
         y.version = inputs[0].version
@@ -303,7 +340,9 @@ def own_tensor(dx: Tensor, dy: Tensor) -> Tensor:
 
 
 def accumulate_tensor(leaf: Tensor, dx: Tensor, dy: Tensor) -> None:
-    """Add dx to the leaf's gradient; the first one becomes it."""
+    """Add dx to the leaf's gradient; the first one becomes it. Tangents end with their forward pass."""
+    if dx.tangent is not None:
+        dx = Tensor(dx._data, dx.requires_grad, dx.node)
     leaf.grad = own_tensor(dx, dy) if leaf.grad is None else leaf.grad + dx
 
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from nnkernels.autograd import tree
 from nnkernels.autograd.dual import Dual
 from nnkernels.autograd.tape import nodes_to, recording, recording_is_on
-from nnkernels.autograd.tensor import Tensor, branch, carry_back, tensor
+from nnkernels.autograd.tensor import Tensor, as_operand, branch, carry_back, moves, tensor
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
 
@@ -75,6 +76,8 @@ def results(who: str, y: Any) -> list[Tensor]:
                 f"{who}: f must return a Tensor, or a tuple, list or dict of them, got {type(t).__name__}; "
                 "compute with the Tensors that f is given, and do not take .data or .item() of them"
             )
+        if t.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{who}: f must return floating-point numbers, got {t.dtype}")
     if not found:
         raise TypeError(f"{who}: f must return a Tensor, got {y!r}; does it lack a return statement?")
     return found
@@ -113,8 +116,10 @@ class Pulled:
     ) -> None:
         self.form = tuple(args[i] for i in at)
         self.tensors = give_tensors(*args)
-        self.leaves = [branch(t) for i in at for t in differentiable(who, args[i], f"argument {i}")]
-        inner, values = list(args), iter(self.leaves)
+        given = [t for i in at for t in differentiable(who, args[i], f"argument {i}")]
+        with recording(create is True or recording_is_on()):
+            self.leaves = [branch(t) for t in given]
+        inner, values = [as_operand(arg) for arg in args], iter(self.leaves)
         for i in at:
             inner[i] = tree.rebuilt(args[i], values)
         wanted = recording_is_on() and self.tensors if create is None else create
@@ -122,6 +127,7 @@ class Pulled:
             self.y = f(*inner)
         self.results = results(who, self.y)
         self.create = wanted and (create is True or self.leads_further())
+        self.may_create = create is not False
 
     def leads_further(self) -> bool:
         """Return whether the value depends on tensors that require gradients besides the arguments' twins."""
@@ -142,13 +148,15 @@ class Pulled:
     def pull(self, cotangents: Sequence[Any], retain: bool) -> Any:
         """Return the gradients for one cotangent per result, in the form of the arguments."""
         total: list[Tensor | None] = [None] * len(self.leaves)
+        create = self.create or (self.may_create and any(moves(dy) for dy in cotangents))
+        tensors = self.tensors or give_tensors(list(cotangents))
         for i, (y, dy) in enumerate(zip(self.results, cotangents)):
             last = i == len(self.results) - 1
-            keep = retain or self.create or not last
-            found = carry_back(y, y.cotangent(dy), self.leaves, keep, self.create, apart=True)
+            keep = retain or create or not last
+            found = carry_back(y, y.cotangent(dy), self.leaves, keep, create, apart=True)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
         gradients = iter(zeros_for_none(total, self.leaves))
-        return outward(tree.rebuilt(self.form, gradients), self.tensors)
+        return outward(tree.rebuilt(self.form, gradients), tensors)
 
 
 def off_tape(t: Tensor) -> Tensor:
@@ -171,12 +179,7 @@ def vjp(
     pulled = Pulled("vjp", f, x, tuple(range(len(x))), create_graph)
 
     def pull(dy: Any) -> tuple[Any, ...]:
-        cotangents = [leaf for _, leaf in tree.leaves(dy, "dy")]
-        if len(cotangents) != len(pulled.results):
-            raise ValueError(
-                f"vjp: dy must have the form of f's value, {len(pulled.results)} arrays, "
-                f"got {len(cotangents)}"
-            )
+        cotangents = list(tree.leaves_like(pulled.y, dy, "vjp: dy"))
         gradients: tuple[Any, ...] = pulled.pull(cotangents, True)
         return gradients
 
@@ -187,13 +190,19 @@ def value_and_grad(
     f: Function, argnums: int | Sequence[int] = 0, create_graph: bool | None = None
 ) -> Function:
     """Return a function that gives (f's value, its gradient); see ``grad``."""
-    at = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    at = (argnums,) if isinstance(argnums, Integral) else argnums
+    if not isinstance(at, (tuple, list)) or not all(isinstance(i, Integral) for i in at):
+        raise TypeError(f"grad: argnums must be an int or a tuple of ints, got {argnums!r}")
+    if not callable(f):
+        raise TypeError(f"grad: f must be a function of Tensors, got {type(f).__name__}")
 
     def derivative(*args: Any, **options: Any) -> tuple[Any, Any]:
         for i in at:
             if not -len(args) <= i < len(args):
                 raise ValueError(f"grad: argnums names argument {i}, but f was given {len(args)}")
-        places = tuple(i % len(args) for i in at)
+        places = tuple(int(i) % len(args) for i in at)
+        if len(set(places)) < len(places):
+            raise ValueError(f"grad: argnums names an argument twice, got {argnums!r}")
         pulled = Pulled("grad", lambda *inner: f(*inner, **options), args, places, create_graph)
         y = pulled.results[0]
         if len(pulled.results) > 1 or y.size != 1:
@@ -203,7 +212,7 @@ def value_and_grad(
                 "jacobian, or reduce f's value, as by .sum()"
             )
         gradients = pulled.pull([None], False)
-        return pulled.value(), gradients[0] if isinstance(argnums, int) else gradients
+        return pulled.value(), gradients[0] if isinstance(argnums, Integral) else gradients
 
     return derivative
 
@@ -240,15 +249,19 @@ def jvp(f: Function, x: Any, v: Any, create_graph: bool | None = None) -> tuple[
     (np.float64(0.0), np.float64(2.0))
     """
     primals = differentiable("jvp", x, "x")
-    tangents = differentiable("jvp", v, "v")
+    tangents = differentiable("jvp", tree.rebuilt(x, tree.leaves_like(x, v, "jvp: v")), "v")
     if [t.shape for t in primals] != [t.shape for t in tangents]:
         wanted, got = (", ".join(str(t.shape) for t in ts) for ts in (primals, tangents))
         raise ValueError(f"jvp: v must have the shapes of x, {wanted}, got {got}")
-    pairs = zip(tangents, primals)
+    pairs = list(zip(tangents, primals))
+    for t, p in pairs:
+        if t.dtype != p.dtype and moves(t):
+            raise TypeError(f"jvp: v must have the dtype of x, {p.dtype}, got {t.dtype}")
     tangents = [t if t.dtype == p.dtype else Tensor(t.data.astype(p.dtype)) for t, p in pairs]
     tensors = give_tensors(x, v)
     create = recording_is_on() and tensors if create_graph is None else create_graph
-    push = push_by_reverse if _pushing.get() else push_duals
+    mixed = any(isinstance(t, Dual) for t in primals + tangents)
+    push = push_by_reverse if mixed or _pushing.get() else push_duals
     y, moved = push(f, x, primals, tangents, create)
     return outward(y, tensors), outward(tree.rebuilt(y, iter(moved)), tensors)
 
@@ -332,8 +345,7 @@ def by_rows(pulled: Pulled, x: Any) -> Any:
             cotangents[k] = dy
             rows.append([leaf for _, leaf in tree.leaves(pulled.pull(cotangents, True), "")])
         stacked = [
-            stack([row[i] for row in rows], (*y.shape, *t.shape), last=False)
-            for i, t in enumerate(pulled.leaves)
+            stack([row[i] for row in rows], y.shape, t, last=False) for i, t in enumerate(pulled.leaves)
         ]
         blocks.append(tree.rebuilt(x, iter(stacked)))
     return tree.rebuilt(pulled.y, iter(blocks))
@@ -344,22 +356,34 @@ def by_columns(f: Function, x: Any, create_graph: bool | None) -> Any:
     primals = differentiable("jacobian", x, "x")
     tensors = give_tensors(x)
     columns: list[list[Any]] = []  # one per element of x: the change of every leaf of f's value
-    for k, t in enumerate(primals):
-        for unit in unit_arrays(t):
-            v = [Tensor(np.zeros_like(p.data)) for p in primals]
-            v[k] = Tensor(unit)
-            direction = tree.rebuilt(x, iter([p if tensors else p.data for p in v]))
-            y, moved = jvp(f, x, direction, create_graph)
-            columns.append([leaf for _, leaf in tree.leaves(moved, "")])
+    values: list[Array] = []
+    for direction in directions(primals):
+        v = tree.rebuilt(x, iter([Tensor(a) if tensors else a for a in direction]))
+        y, moved = jvp(f, x, v, create_graph)
+        columns.append([leaf for _, leaf in tree.leaves(moved, "")])
+        now = [np.asarray(leaf) for _, leaf in tree.leaves(y, "")]
+        values = values or now
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(values, now)):
+            raise ValueError("jacobian: f gives another value in every pass; does it draw random numbers?")
     blocks = []
     for j, (_, leaf) in enumerate(tree.leaves(y, "")):
         shape, at, parts = np.shape(leaf), 0, []
         for t in primals:
             part = [column[j] for column in columns[at : at + t.size]]
-            parts.append(stack(part, (*shape, *t.shape), last=True))
+            parts.append(stack(part, shape, t, last=True))
             at += t.size
         blocks.append(tree.rebuilt(x, iter(parts)))
     return tree.rebuilt(y, iter(blocks))
+
+
+def directions(primals: list[Tensor]) -> Iterator[list[Array]]:
+    """Yield for each element of all arrays zeros but for a 1 there; zeros once where there is none."""
+    zeros = [np.zeros(t.shape, t.dtype) for t in primals]
+    if not any(t.size for t in primals):
+        yield zeros
+    for k, t in enumerate(primals):
+        for unit in unit_arrays(t):
+            yield [*zeros[:k], unit, *zeros[k + 1 :]]
 
 
 def unit_arrays(t: Tensor) -> Iterator[Array]:
@@ -370,13 +394,16 @@ def unit_arrays(t: Tensor) -> Iterator[Array]:
         yield unit.reshape(t.shape)
 
 
-def stack(parts: list[Any], shape: tuple[int, ...], last: bool) -> Any:
-    """Return parts of one shape as an array of ``shape``, whose first or last axes count the parts."""
-    if parts and isinstance(parts[0], Tensor):
-        size = math.prod(parts[0].shape)
+def stack(parts: list[Any], y_shape: tuple[int, ...], x: Tensor, last: bool) -> Any:
+    """Return parts as one block of a Jacobian: rows, one per element of y, or columns (``last``), of x."""
+    shape = (*y_shape, *x.shape)
+    if not parts:
+        return np.zeros(shape, x.dtype)
+    size = math.prod(y_shape) if last else x.size
+    if isinstance(parts[0], Tensor):
         flat = OPS["concatenate"](*[p.reshape(1, size) for p in parts], dim=0)
         return (flat.transpose(0, 1) if last else flat).reshape(shape)
-    flat = np.reshape(parts, (len(parts), -1))
+    flat = np.reshape(parts, (len(parts), size))
     return np.ascontiguousarray(flat.T if last else flat).reshape(shape)[()]
 
 

@@ -70,6 +70,8 @@ def functional_call(
     ``args`` is a tuple, or one argument. Raises ValueError for a name that the module does not have, or
     another shape. PyTorch's ``torch.func.functional_call``.
     """
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"functional_call: parameters must be a dict, got {type(parameters).__name__}")
     own = dict(module.named_parameters())
     for name, value in parameters.items():
         if name not in own:
@@ -80,16 +82,16 @@ def functional_call(
             raise ValueError(f"functional_call: {name} must have shape {wanted}, got {np.shape(value)}")
     values = {id(own[name]): value for name, value in parameters.items()}
     places = [  # a shared parameter has several
-        (owner, name, parameter)
+        (owner, name, parameter, owner.__dict__[name])
         for owner in module.modules()
         for name, parameter in owner._parameters.items()
         if id(parameter) in values
     ]
     try:
-        for owner, name, parameter in places:
+        for owner, name, parameter, _ in places:
             value = values[id(parameter)]
             object.__setattr__(owner, name, value if isinstance(value, Tensor) else Tensor(np.asarray(value)))
         return module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
     finally:
-        for owner, name, parameter in places:
-            object.__setattr__(owner, name, parameter)
+        for owner, name, _, before in places:
+            object.__setattr__(owner, name, before)

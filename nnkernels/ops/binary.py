@@ -278,7 +278,8 @@ def pow_partial1(x1: Any, x2: Any) -> Any:
 
 
 def pow_partial2(x1: Any, x2: Any) -> Any:
-    return x1**x2 * log(x1 + (np.asarray(x1) == 0).astype(x1.dtype))  # as is 0^b
+    base = x1 + (np.asarray(x1) == 0).astype(x1.dtype)
+    return x1**x2 * log(base if hasattr(base, "apply_op") else np.asarray(base))  # 0^b is constant, too
 
 
 # --- records ---

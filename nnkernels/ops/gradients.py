@@ -37,7 +37,7 @@ def multilinear(*together: int) -> Gradient:
     ) -> tuple[Any, ...]:
         form = Form(op, len(inputs), frozenset(together))
         return tuple(
-            form.pullback(i)(dy, *inputs, *outputs, **attributes) if need else None
+            form.call(i, True, dy, *inputs, *outputs, **attributes) if need else None
             for i, need in enumerate(needs)
         )
 
@@ -87,13 +87,15 @@ class Form(NamedTuple):
     n: int
     factors: frozenset[int]
 
-    def pullback(self, i: int) -> Op:
-        """Return the op (dy, *inputs, *outputs) -> gradient of input i."""
-        return pass_op(self, i, True)
+    def call(self, i: int, back: bool, first: Any, *rest: Any, **attributes: Any) -> Any:
+        """Return a pass as an op's result; ``rest`` are the inputs, then the outputs.
 
-    def pushforward(self, i: int) -> Op:
-        """Return the op (u, *inputs, *outputs) -> change of the result when input i moves by u."""
-        return pass_op(self, i, False)
+        With ``back`` the gradient of input i for the cotangent ``first``, else the change of the result when
+        input i moves by ``first``.
+        """
+        others = self.others(i)
+        plain = [a.data if j not in others and hasattr(a, "apply_op") else a for j, a in enumerate(rest)]
+        return pass_op(self, i, back)(first, *plain, **attributes)
 
     def others(self, i: int) -> frozenset[int]:
         """Return the inputs by which the slope along input i depends."""
@@ -151,7 +153,10 @@ def pass_op(form: Form, i: int, back: bool) -> Op:
     def gradient(
         this: Op, dy: Any, outputs: tuple[Array], inputs: tuple[Any, ...], needs: Needs, **attributes: Any
     ) -> tuple[Any, ...]:
-        return form.gradients(i, back, dy, inputs, needs, attributes, partial(pass_op, form))
+        def run(j: int, back: bool) -> Callable[..., Any]:
+            return partial(form.call, j, back)
+
+        return form.gradients(i, back, dy, inputs, needs, attributes, run)
 
     def jvp(
         tangents: tuple[Any, ...], outputs: tuple[Array], inputs: tuple[Any, ...], **attributes: Any
