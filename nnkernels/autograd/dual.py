@@ -109,7 +109,7 @@ def push_in_ops(
     Townsend, A new trick for calculating Jacobian vector products, 2017.
     """
     assert op.gradient is not None
-    given = tuple([t.without_tangent() if isinstance(t, Dual) else t for t in inputs])
+    given = tuple([t.without_tangent() if isinstance(t, Tensor) else t for t in inputs])
     moving = tuple([v is not None for v in tangents])
     with recording(True):
         u = Tensor(np.zeros_like(outputs[0]), requires_grad=True)

@@ -14,18 +14,12 @@ from nnkernels.ops.op import Op
 class Operators:
     """The look of an array, arithmetic and methods for what can apply an op: the base class of Tensor."""
 
-    __array_priority__ = 100  # array + tensor is the tensor's business
     __slots__ = ()
 
     # What a subclass has.
     _data: Array
     requires_grad: bool
     version: list[int]
-
-    @property
-    def data(self) -> Array:
-        """The array."""
-        raise NotImplementedError
 
     def apply_op(self, op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
         """Run ``op``; ``self`` is one of the inputs."""
@@ -36,62 +30,62 @@ class Operators:
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes."""
-        return self.data.shape
+        return self._data.shape
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.data.ndim
+        return self._data.ndim
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.data.size
+        return self._data.size
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
-        return self.data.dtype
+        return self._data.dtype
 
     def numpy(self) -> Array:
         """Return the array itself (no copy)."""
-        return self.data
+        return self._data
 
     def item(self) -> Any:
         """Return the single element as a Python number."""
-        return self.data.item()
+        return self._data.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self.data, dtype=dtype, copy=copy)
+        return np.array(self._data, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._data)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
     def __float__(self) -> float:
-        return float(self.data.item())
+        return float(self._data.item())
 
     def __int__(self) -> int:
-        return int(self.data.item())
+        return int(self._data.item())
 
     def __bool__(self) -> bool:
-        return bool(self.data)
+        return bool(self._data)
 
     # Comparisons give plain arrays of bools, for conditionals. == stays identity: it is how they are found.
 
     def __lt__(self, other: Any) -> Array:
-        return np.asarray(self.data < np.asarray(other))
+        return np.asarray(self._data < np.asarray(other))
 
     def __le__(self, other: Any) -> Array:
-        return np.asarray(self.data <= np.asarray(other))
+        return np.asarray(self._data <= np.asarray(other))
 
     def __gt__(self, other: Any) -> Array:
-        return np.asarray(self.data > np.asarray(other))
+        return np.asarray(self._data > np.asarray(other))
 
     def __ge__(self, other: Any) -> Array:
-        return np.asarray(self.data >= np.asarray(other))
+        return np.asarray(self._data >= np.asarray(other))
 
     # --- arithmetic ---
 

@@ -109,7 +109,8 @@ class Node:
 class Arithmetic(NamedTuple):
     """What gradients are, arrays or Tensors: how they are added, and passed on by a node.
 
-    ``own(dx, dy)`` is dx in memory of its own: it may lie in that of dy, which others use.
+    ``own(dx, dy)`` is dx in memory of its own: it may lie in that of dy, which others use. ``ready(dy)`` is
+    dy in the form that ``pull_back`` wants.
     """
 
     add: Callable[[Any, Any], Any]

@@ -123,6 +123,10 @@ class Tensor(Operators):
         found = iter(carry_back(y, self, wanted, create_graph=create, apart=True))
         return tuple([next(found) if need else None for need in needs])
 
+    def without_tangent(self) -> "Tensor":
+        """Return a tensor at the same place on the tape that does not move; see dual.py."""
+        return self
+
     def detach(self) -> "Tensor":
         """Return a tensor on the same array that records nothing."""
         detached = Tensor(self._data)
@@ -341,8 +345,7 @@ def own_tensor(dx: Tensor, dy: Tensor) -> Tensor:
 
 def accumulate_tensor(leaf: Tensor, dx: Tensor, dy: Tensor) -> None:
     """Add dx to the leaf's gradient; the first one becomes it. Tangents end with their forward pass."""
-    if dx.tangent is not None:
-        dx = Tensor(dx._data, dx.requires_grad, dx.node)
+    dx = dx.without_tangent()
     leaf.grad = own_tensor(dx, dy) if leaf.grad is None else leaf.grad + dx
 
 

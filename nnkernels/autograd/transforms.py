@@ -278,7 +278,7 @@ def push_duals(
         y = call(f, tree.rebuilt(x, iter(duals)))
     found = results("jvp", y)
     moved = [Tensor(np.zeros_like(t.data)) if t.tangent is None else t.tangent for t in found]
-    return tree.mapped(lambda t: t.without_tangent() if isinstance(t, Dual) else t, y), moved
+    return tree.mapped(lambda t: t.without_tangent(), y), moved
 
 
 def push_by_reverse(
@@ -361,9 +361,9 @@ def by_columns(f: Function, x: Any, create_graph: bool | None) -> Any:
         v = tree.rebuilt(x, iter([Tensor(a) if tensors else a for a in direction]))
         y, moved = jvp(f, x, v, create_graph)
         columns.append([leaf for _, leaf in tree.leaves(moved, "")])
-        now = [np.asarray(leaf) for _, leaf in tree.leaves(y, "")]
-        values = values or now
-        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(values, now)):
+        again = [np.asarray(leaf) for _, leaf in tree.leaves(y, "")]
+        values = values or again
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(values, again)):
             raise ValueError("jacobian: f gives another value in every pass; does it draw random numbers?")
     blocks = []
     for j, (_, leaf) in enumerate(tree.leaves(y, "")):

@@ -25,6 +25,7 @@ from nnkernels.ops.losses.labels import (
     check_labels_shape,
     check_options,
     ones,
+    reduced_by_weight,
     row_factors,
     row_weights,
     sum_of_weights,
@@ -193,9 +194,7 @@ def nll_formula(
     rows = np.flatnonzero(of_row)
     q[rows, labels[rows]] = of_row[rows]
     terms = -(x * q).sum(1)
-    if reduction == "none":
-        return terms
-    return terms.sum() * (1 / of_row.sum() if reduction == "mean" else 1.0)
+    return reduced_by_weight(terms, reduction, of_row)
 
 
 # --- records ---

@@ -18,6 +18,7 @@ from nnkernels.machine.jit import inline, jit, jit_parallel, jit_tuned, prange, 
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.normalised import in_channels
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, rank
 
@@ -190,7 +191,7 @@ def backward_tuned(
 
 
 def prelu_formula(x: Any, weight: Any) -> Any:
-    of_channel = weight.reshape((1, -1) + (1,) * (x.ndim - 2)) if weight.size > 1 else weight.reshape(())
+    of_channel = in_channels(weight, x) if weight.size > 1 else weight.reshape(())
     return x.relu() - of_channel * (-x).relu()
 
 

@@ -30,7 +30,13 @@ from nnkernels.machine.memory import Array
 from nnkernels.ops.cross_entropy import loops, tuned, vectorized
 from nnkernels.ops.cross_entropy.loops import Pair, effective_targets, with_weight
 from nnkernels.ops.gradients import by_formula
-from nnkernels.ops.losses.labels import IGNORE, check_labels, check_labels_shape, check_options
+from nnkernels.ops.losses.labels import (
+    IGNORE,
+    check_labels,
+    check_labels_shape,
+    check_options,
+    reduced_by_weight,
+)
 from nnkernels.ops.losses.reduction import REDUCTIONS
 from nnkernels.ops.op import BadInput, Mutant, Op, Sample
 from nnkernels.ops.softmax import log_softmax
@@ -46,9 +52,7 @@ def cross_entropy_formula(
     given: Any = [None if a is None else np.asarray(a) for a in (logits, targets, weight)]
     q, of_row = effective_targets(*with_weight(given), ignore_index, label_smoothing)
     terms = -(log_softmax(logits, dim=1) * q).sum(1)
-    if reduction == "none":
-        return terms
-    return terms.sum() * (1 / of_row.sum() if reduction == "mean" else 1.0)
+    return reduced_by_weight(terms, reduction, of_row)
 
 
 # --- records ---

@@ -28,6 +28,13 @@ def row_factors(dy: Array, reduction: str, targets: Array, ignore_index: int, di
     return np.where(targets != ignore_index, g, dy.dtype.type(0)) if targets.ndim == 1 else g
 
 
+def reduced_by_weight(terms: Any, reduction: str, of_row: Array) -> Any:
+    """Return what becomes of the rows' losses, a Tensor; the mean is over the sum of their weights."""
+    if reduction == "none":
+        return terms
+    return terms.sum() * (1 / of_row.sum() if reduction == "mean" else 1.0)
+
+
 @jit_elementwise
 def sum_of_weights(labels: Array, w: Array, ignore: int) -> float:
     """Return the sum of all rows' weights, in float64."""
