@@ -124,5 +124,7 @@ def as_kernel_array(array: Array) -> Array:
     """
     if type(array) is np.ndarray and array.flags.carray and array.dtype.isnative:
         return array
+    if hasattr(array, "handle"):  # on a GPU, where arrays have this form alone
+        return array
     array = np.asarray(array)  # a memmap or matrix is a type of its own to Numba, too
     return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from nnkernels.machine.gpu import current_device
+from nnkernels.machine.gpu_array import GpuArray, shares_memory, to_device
 from nnkernels.machine.memory import Array, poisoned
 from nnkernels.ops.op import BodyName, Op, Sample
 
@@ -30,11 +32,25 @@ def copies(arrays: Arrays) -> Arrays:
     return tuple(None if a is None else a.copy() for a in arrays)
 
 
+def placed(body: BodyName, arrays: Arrays) -> Any:
+    """Return arrays where the body wants them: copies on the device that "cuda" means, or as they are."""
+    if body != "cuda":
+        return arrays
+    device = current_device()
+    return tuple(None if a is None else to_device(a, device) for a in arrays)
+
+
+def fetched(arrays: Any) -> Arrays:
+    """Return copies of arrays in host memory."""
+    return tuple(None if a is None else a.numpy() if isinstance(a, GpuArray) else a.copy() for a in arrays)
+
+
 def run(op: Op, body: BodyName, sample: Sample) -> Arrays:
     """Return the body's outputs; all but update steps must leave the inputs as they were."""
-    arrays = copies(sample.arrays)
+    there = placed(body, copies(sample.arrays))
     with poisoned():
-        outputs = copies(op.body(body).forward(*arrays, **sample.attributes))
+        outputs = fetched(op.body(body).forward(*there, **sample.attributes))
+    arrays = fetched(there) if body == "cuda" else there
     for i, (before, after) in enumerate(zip(sample.arrays, arrays)):
         if before is not None and after is not None and i not in op.inplace:
             assert np.array_equal(before, after, equal_nan=True), f"{op.name}/{body} wrote into input {i}"
@@ -47,19 +63,19 @@ def run_backward(
     """Return the body's gradients for the cotangent ``dy``."""
     backward = op.body(body).backward
     assert backward is not None
-    given = copies((dy, *outputs, *sample.arrays))
-    kept = copies(given)
+    kept = copies((dy, *outputs, *sample.arrays))
+    given = placed(body, copies(kept))
     n = 1 + len(outputs)
     needs = needs or differentiable(op, sample)
     with poisoned():
         grads = backward(given[0], given[1:n], given[n:], needs, **sample.attributes)
     for i, grad in enumerate(grads):
         # The tape adopts a gradient that does not lie in dy: nobody else may have it.
-        if grad is not None and not np.may_share_memory(grad, given[0]):
-            shared = any(a is not None and np.may_share_memory(grad, a) for a in (*given, *grads[:i]))
+        if grad is not None and not shares_memory(grad, given[0]):
+            shared = any(a is not None and shares_memory(grad, a) for a in (*given, *grads[:i]))
             assert not shared, f"{op.name}/{body}: gradient {i} lies in memory of another array"
-    grads = copies(grads)
-    for before, after in zip(kept, given):
+    grads = fetched(grads)
+    for before, after in zip(kept, fetched(given) if body == "cuda" else given):
         if before is not None and after is not None:
             same = np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
             assert same, f"{op.name}/{body}: backward wrote into its arguments"
@@ -167,7 +183,8 @@ def gradient_errors(op: Op, body: BodyName, sample: Sample, rng: np.random.Gener
     needs = differentiable(op, sample)
 
     def result() -> Array:
-        return op.body(body).forward(*arrays, **sample.attributes)[0].copy()
+        y: Array = op.body(body).forward(*arrays, **sample.attributes)[0].copy()
+        return y
 
     assert len(grads) == len(needs), f"{op.name}/{body}: {len(grads)} gradients for {len(needs)} inputs"
     errors = {}
@@ -203,7 +220,8 @@ def jvp_errors(op: Op, body: BodyName, sample: Sample, rng: np.random.Generator)
         arrays = tuple(
             a if d is None or a is None else np.asarray(a + step * d) for a, d in zip(sample.arrays, v)
         )
-        return op.body(body).forward(*arrays, **sample.attributes)[0].copy()
+        y: Array = op.body(body).forward(*arrays, **sample.attributes)[0].copy()
+        return y
 
     wanted = (moved(1e-6) - moved(-1e-6)) / 2e-6
     what = f"{op.name}/{body} on {sample.label}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import inline_elementwise, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
@@ -20,7 +22,9 @@ from nnkernels.ops.validate import floats, number
 Scalar = Callable[..., Any]
 Far = tuple[float, Scalar, Scalar]
 Defaults = Mapping[str, float]
-Bodies = tuple[Body, Body, Body]  # loops, vectorized, tuned
+Bodies = tuple[Body, Body, Body, Body]  # loops, vectorized, tuned, cuda
+
+PER_THREAD = 4  # elements of a GPU thread
 
 # --- the loops, once ---
 
@@ -141,7 +145,55 @@ def make_body(forward_kernel: Scalar, backward_kernel: Scalar, defaults: Default
     return Body(forward, backward)
 
 
-def attribute_reader(defaults: Defaults) -> Callable[[Array, Mapping[str, float]], Any]:
+def make_cuda(f: Scalar, df: Scalar, defaults: Defaults) -> Body:
+    """Return the body for a GPU: a thread takes PER_THREAD elements, a block's width apart.
+
+    Bound: memory traffic, as ``tuned``. Neighbouring threads read neighbouring elements, and the loads of one
+    thread do not wait for each other.
+    """
+
+    @kernel
+    def forward_kernel(x: Array, a: Any, y: Array) -> None:
+        start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+        for k in range(PER_THREAD):
+            i = start + k * THREADS
+            if i < y.size:
+                y[at(i)] = f(x[at(i)], a)
+
+    @kernel
+    def backward_kernel(dy: Array, x: Array, y: Array, a: Any, dx: Array) -> None:
+        start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+        for k in range(PER_THREAD):
+            i = start + k * THREADS
+            if i < dx.size:
+                dx[at(i)] = dy[at(i)] * df(x[at(i)], y[at(i)], a)
+
+    a_of = attribute_reader(defaults)
+
+    def forward(x: GpuArray, **attributes: float) -> tuple[GpuArray]:
+        y = empty_like(x)
+        forward_kernel[blocks_for(y.size, THREADS * PER_THREAD), THREADS](x, a_of(x, attributes), y)
+        return (y,)
+
+    def backward(
+        dy: GpuArray,
+        outputs: tuple[GpuArray],
+        inputs: tuple[GpuArray],
+        needs: tuple[bool],
+        **attributes: float,
+    ) -> tuple[GpuArray | None]:
+        if not needs[0]:
+            return (None,)
+        (x,), (y,) = inputs, outputs
+        dx = empty_like(x)
+        blocks = blocks_for(dx.size, THREADS * PER_THREAD)
+        backward_kernel[blocks, THREADS](dy, x, y, a_of(x, attributes), dx)
+        return (dx,)
+
+    return Body(forward, backward)
+
+
+def attribute_reader(defaults: Defaults) -> Callable[[Any, Mapping[str, float]], Any]:
     """Return what reads an op's attributes in x's dtype, as a float64 would widen the arithmetic."""
 
     def typed_values(given: Mapping[str, float], dtype: Any) -> Any:
@@ -150,7 +202,7 @@ def attribute_reader(defaults: Defaults) -> Callable[[Array, Mapping[str, float]
 
     ready = {4: typed_values({}, np.float32), 8: typed_values({}, np.float64)}
 
-    def read(x: Array, given: Mapping[str, float]) -> Any:
+    def read(x: Any, given: Mapping[str, float]) -> Any:
         return typed_values(given, x.dtype.type) if given else ready[x.itemsize]
 
     return read
@@ -162,11 +214,12 @@ def make_bodies(
     *,
     tuned: tuple[Scalar, Scalar] | None = None,
     numpy: tuple[Scalar, Scalar] | None = None,
+    cuda: tuple[Scalar, Scalar] | None = None,
     far: Far | None = None,
     defaults: Defaults | None = None,
     cheap: bool = False,
 ) -> Bodies:
-    """Return loops, vectorized and tuned: of f and df, or of pairs that NumPy or vector registers prefer.
+    """Return all bodies: of f and df, or of pairs that NumPy, vector registers or a GPU prefer.
 
     ``defaults`` names the attributes and their values; ``cheap`` says that one core computes f at the speed
     of its cache.
@@ -177,6 +230,7 @@ def make_bodies(
         make_loops(f, df, defaults),
         make_vectorized(*(numpy or (f, df)), defaults),
         make_tuned(*(tuned or (f, df)), defaults, serial_below, far),
+        make_cuda(*(cuda or (f, df)), defaults),
     )
 
 
@@ -258,16 +312,16 @@ def make_op(
     def jvp(tangents: tuple[Array], outputs: tuple[Array], inputs: tuple[Array], **given: Any) -> Array:
         # The Jacobian is diagonal, so pushing a tangent forward is pulling a cotangent back.
         assert bodies[0].backward is not None
-        (dx,) = bodies[0].backward(tangents[0], outputs, inputs, (True,), **given)
-        assert dx is not None
+        dx: Array = bodies[0].backward(tangents[0], outputs, inputs, (True,), **given)[0]
         return dx
 
-    loops, vectorized, tuned = bodies
+    loops, vectorized, tuned, cuda = bodies
     return Op(
         name=name,
         loops=loops,
         vectorized=vectorized,
         tuned=tuned,
+        cuda=cuda,
         check=check,
         samples=samples,
         bad_inputs=bad_inputs,

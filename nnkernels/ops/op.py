@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nnkernels.machine.gpu import adopt
+from nnkernels.machine.gpu_array import GpuArray, shares_memory
 from nnkernels.machine.memory import Array, as_kernel_array
 
 BodyName = Literal["loops", "vectorized", "tuned", "cuda"]
@@ -45,8 +47,8 @@ class Body(NamedTuple):
     arguments: they are called with C-contiguous native arrays that the op's ``check`` has accepted.
     """
 
-    forward: Callable[..., tuple[Array, ...]]
-    backward: Callable[..., tuple[Array | None, ...]] | None = None
+    forward: Callable[..., tuple[Any, ...]]
+    backward: Callable[..., tuple[Any, ...]] | None = None
 
 
 class Sample(NamedTuple):
@@ -95,6 +97,8 @@ def signature(arrays: Sequence[Any], attributes: Mapping[str, Any], counter: str
             key += (a.shape, a.dtype.char)
         elif a is None:
             key.append(None)
+        elif type(a) is GpuArray:
+            key += (a.shape, a.dtype.char, a.device)
         else:
             return None
     for name, value in attributes.items():
@@ -108,6 +112,11 @@ def signature(arrays: Sequence[Any], attributes: Mapping[str, Any], counter: str
         if name != counter:
             key += (name, kind, value)
     return tuple(key)
+
+
+def any_on_gpu(arrays: Sequence[Any]) -> bool:
+    """Return whether any of the arrays is on a GPU."""
+    return GpuArray in map(type, arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +165,15 @@ class Op:
         for a in arrays:
             if hasattr(a, "apply_op"):
                 return a.apply_op(self, arrays, attributes)
-        outputs = self.body_for(arrays).forward(*self.prepare(arrays, attributes), **attributes)
+        prepared = self.prepare(arrays, attributes)
+        outputs = self.body_for(prepared).forward(*prepared, **attributes)
         return outputs if len(self.inplace) > 1 else outputs[0]
 
     def prepare(self, arrays: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Array | None, ...]:
         """Return the arrays as kernels want them, after checking them and the attributes."""
         key = signature(arrays, attributes, self.counter)
         if key is None or key not in self.accepted:
+            arrays = self.on_one_device(arrays)
             try:
                 self.check(*arrays, **attributes)
             except TypeError as error:
@@ -172,16 +183,38 @@ class Op:
                 self.accepted.clear()
             if key is not None:
                 self.accepted.add(key)
-        if self.check_values is not None:
-            self.check_values(*arrays, **attributes)
+        if self.check_values is not None and (self.counter is not None or not any_on_gpu(arrays)):
+            self.check_values(
+                *arrays, **attributes
+            )  # not on a GPU, where reading numbers is a copy and a wait
         for i in self.inplace:
             a = arrays[i] if i < len(arrays) else None
-            if a is not None and not (a.flags.carray and a.dtype.isnative):
+            if type(a) is np.ndarray and not (a.flags.carray and a.dtype.isnative):
                 raise ValueError(
                     f"{self.name}: input {i} is updated in place: it must be writable, "
                     "C-contiguous and in native byte order"
                 )
         return tuple([None if a is None else as_kernel_array(a) for a in arrays])  # a list: 0.2 us less
+
+    def on_one_device(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        """Return the arrays, those on a GPU as GpuArrays; ValueError where they are on several devices."""
+        places: dict[Any, int] = {}
+        found = []
+        for i, a in enumerate(arrays):
+            foreign = not isinstance(a, (np.ndarray, GpuArray)) and hasattr(a, "__cuda_array_interface__")
+            a = adopt(a) if foreign else a
+            found.append(a)
+            if isinstance(a, GpuArray):
+                places.setdefault(a.device.name, i)
+            elif isinstance(a, np.ndarray):
+                places.setdefault("cpu", i)
+        if len(places) > 1:
+            (one, i), (other, j) = list(places.items())[:2]
+            raise ValueError(
+                f"{self.name}: all arrays must be on one device, got input {i} on {one} and input {j} on "
+                f'{other}; move one by to("cpu") or to("cuda")'
+            )
+        return found
 
     def body(self, name: BodyName) -> Body:
         """Return the body ``name``; a missing one raises NotImplementedError, nothing falls back."""
@@ -193,9 +226,9 @@ class Op:
         return body
 
     def body_for(self, arrays: tuple[Any, ...]) -> Body:
-        """Return the body that the arrays' device asks for: NumPy the chosen CPU body, CUDA ``cuda``."""
+        """Return the body for prepared arrays: the chosen CPU body for NumPy's, ``cuda`` for a GPU's."""
         for a in arrays:
-            if hasattr(a, "__cuda_array_interface__"):
+            if type(a) is GpuArray:
                 return self.body("cuda")
         return self.body(_backend.get())
 
@@ -204,6 +237,6 @@ class Op:
         if self.inplace:
             read_and_written = [*inputs, *(inputs[i] for i in self.inplace if i < len(inputs))]
             return sum(a.nbytes for a in read_and_written if a is not None)
-        if any(a is not None and np.may_share_memory(a, output) for a in inputs):
+        if any(a is not None and shares_memory(a, output) for a in inputs):
             return 0  # a view
         return sum(a.nbytes for a in inputs if a is not None) + output.nbytes

@@ -335,7 +335,8 @@ def make_op(
         if name == "pad":
             attributes = {**attributes, "value": 0.0}
         moved = tuple(np.zeros_like(x) if v is None else v for v, x in zip(tangents, inputs))
-        return loops.forward(*moved, **attributes)[0]
+        y: Array = loops.forward(*moved, **attributes)[0]
+        return y
 
     return Op(
         name=name,

@@ -270,7 +270,7 @@ def by_name(name: str, default: str, choices: Mapping[str, Bodies]) -> Bodies:
             lambda *call, **given: bodies[given.get(name, default)].backward(*call),
         )
 
-    return chosen(0), chosen(1), chosen(2)
+    return chosen(0), chosen(1), chosen(2), chosen(3)
 
 
 # --- slopes and formulas in ops ---

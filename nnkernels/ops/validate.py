@@ -6,12 +6,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray
 from nnkernels.machine.memory import Array
+
+
+def is_array(a: Any) -> bool:
+    """Return whether ``a`` is an array, on the host or on a GPU."""
+    return isinstance(a, (np.ndarray, GpuArray))
 
 
 def describe(value: Any) -> str:
     """Return a short description of a value for an error message."""
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         return f"{value.dtype} array of shape {value.shape}"
     return f"{type(value).__name__} {value!r}"[:80]
 
@@ -24,13 +30,12 @@ def fail_type(op: str, argument: str, value: Any, wanted: str) -> NoReturn:
 def floats(op: str, **arrays: Array | None) -> None:
     """Demand float32 or float64 arrays, all of one dtype."""
     first = None
+    a: Any
     for name, a in arrays.items():
         if type(a) is not np.ndarray:
-            if hasattr(a, "__cuda_array_interface__"):
-                continue
             if isinstance(a, np.ma.MaskedArray):
                 fail_type(op, name, a, "an array without a mask (fill it first)")
-            if not isinstance(a, np.ndarray):
+            if not is_array(a):
                 fail_type(op, name, a, "a NumPy array or a Tensor")
         kind = a.dtype
         if kind.kind != "f" or kind.itemsize not in (4, 8):

@@ -1,0 +1,41 @@
+"""The sum of all elements on a GPU, in two stages: every block sums a fixed share, one block sums the sums.
+
+No atomics, and shares that depend on the number of elements alone: the same numbers give the same bits.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
+from nnkernels.machine.memory import Array
+
+SHARE = 16 * THREADS  # elements of a block
+
+
+@kernel
+def sum_shares_kernel(x: Array, share: int, factor: Any, total: Array) -> None:
+    """Write factor times the sum of elements b share ... (b + 1) share - 1 of x to total[b]."""
+    scratch = cuda.shared.array(WARPS_MOST, x.dtype)
+    first = cuda.blockIdx.x * share
+    s = x.dtype.type(0)
+    for i in range(first + cuda.threadIdx.x, min(first + share, x.size), THREADS):
+        s += x[at(i)]
+    s = block_sum(s, scratch)
+    if cuda.threadIdx.x == 0:
+        total[at(cuda.blockIdx.x)] = factor * s
+
+
+def total(x: GpuArray, factor: float = 1.0) -> GpuArray:
+    """Return factor times the sum of all elements of x, without axes."""
+    one = x.dtype.type(1)
+    while x.size > SHARE:
+        blocks = blocks_for(x.size, SHARE)
+        sums = empty((blocks,), x.dtype, x.device)
+        sum_shares_kernel[blocks, THREADS](x, SHARE, one, sums)
+        x = sums
+    y = empty((), x.dtype, x.device)
+    sum_shares_kernel[1, THREADS](x, max(x.size, 1), np.dtype(x.dtype).type(factor), y)
+    return y
