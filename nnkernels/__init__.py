@@ -8,7 +8,7 @@
 tensor([2.5838532, 2.       ])
 """
 
-from nnkernels import autograd, data, io, nn, ops, optim, plot, train
+from nnkernels import autograd, cuda, data, io, nn, ops, optim, plot, train
 from nnkernels.autograd import (
     Dual,
     GradcheckError,
@@ -27,6 +27,7 @@ from nnkernels.autograd import (
     value_and_grad,
     vjp,
 )
+from nnkernels.machine.gpu_simulator import simulate_gpu
 from nnkernels.machine.memory import empty_cache
 from nnkernels.machine.threads import get_num_threads, set_num_threads
 from nnkernels.ops import OPS, use_backend
@@ -34,10 +35,10 @@ from nnkernels.ops.conv2d.methods import set_winograd
 from nnkernels.ops.explain import explain
 
 __all__ = [
-    "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "data", "empty_cache", "explain",
-    "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp", "io", "jacobian", "jvp", "nn",
-    "no_grad", "ops", "optim", "plot", "set_num_threads", "set_winograd", "tensor", "trace", "train",
-    "use_backend", "value_and_grad", "vjp",
+    "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "cuda", "data", "empty_cache",
+    "explain", "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp", "io", "jacobian", "jvp",
+    "nn", "no_grad", "ops", "optim", "plot", "set_num_threads", "set_winograd", "simulate_gpu", "tensor",
+    "trace", "train", "use_backend", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -21,6 +21,9 @@ import numpy as np
 
 from nnkernels.autograd import Tensor, no_grad
 from nnkernels.data import Batches
+from nnkernels.machine.arrays import move
+from nnkernels.machine.gpu import current_device
+from nnkernels.machine.gpu_array import start_upload
 from nnkernels.machine.memory import Array
 from nnkernels.nn import functional as F
 from nnkernels.nn.module import Module
@@ -53,8 +56,10 @@ def predict(model: Module, x: Array, batch_size: int = 256) -> Array:
     """Return the model's outputs for all of x, recording nothing, in evaluation mode."""
     if batch_size < 1:
         raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
+    side = side_of(model)
+    starts = range(0, len(x), batch_size)
     with evaluating(model), no_grad():
-        parts = [np.asarray(model(x[i : i + batch_size]).data) for i in range(0, len(x), batch_size)]
+        parts = [move(model(move(x[i : i + batch_size], side)).data, "cpu") for i in starts]
     if not parts:
         raise ValueError(f"predict: x has no samples, shape {x.shape}")
     return np.concatenate(parts)
@@ -68,6 +73,28 @@ def evaluate(
     right = correct(outputs, y)
     value = float(np.asarray(loss(outputs, y)))
     return Score(value, None if right is None else right / len(x))
+
+
+def side_of(model: Module) -> str:
+    """Return "cpu" or "cuda", where the model's parameters are."""
+    first = next(model.parameters(), None)
+    return "cuda" if first is not None and first.is_cuda else "cpu"
+
+
+def batches_on(side: str, batches: Batches) -> Iterator[tuple[Any, Any, Array]]:
+    """Yield (x, y, y in host memory); a GPU computes with one batch while the next is copied."""
+    if side == "cpu":
+        for x, y in batches:
+            yield x, y, y
+        return
+    device, before = current_device(), None
+    for x, y in batches:
+        after = start_upload(x, device), start_upload(y, device), y
+        if before is not None:
+            yield before[0](), before[1](), before[2]
+        before = after
+    if before is not None:
+        yield before[0](), before[1](), before[2]
 
 
 @contextmanager
@@ -94,6 +121,7 @@ def fit(
     patience: int | None = None,
     schedule: LRScheduler | None = None,
     accumulate: int = 1,
+    device: str | None = None,
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
 ) -> History:
@@ -104,7 +132,8 @@ def fit(
     ``schedule`` is stepped after each epoch (ReduceLROnPlateau with the validation loss, or the training loss
     where there is no validation data). With ``accumulate``, the optimizer steps after so many batches, along
     the mean of their gradients. Penalties of the optimizer's parameter groups are added to the loss that is
-    differentiated, not to the one recorded.
+    differentiated, not to the one recorded. With ``device``, "cpu" or "cuda", the model is moved there first;
+    batches follow it, and of each batch the loss and the outputs come back, to be recorded.
     Batches are shuffled by ``rng``. Raises FloatingPointError, naming epoch, batch and learning rate, when
     the loss is not finite; ValueError for arguments that do not fit together.
     """
@@ -117,6 +146,8 @@ def fit(
     if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("fit: schedule belongs to another optimizer")
     batches = Batches(*train, batch_size, shuffle=True, rng=rng)
+    if device is not None:
+        model.to(device)
     history: History = {}
     best_loss, best_epoch, best_state = math.inf, 0, None
     with reporting(epochs, len(batches), progress) as report:
@@ -160,15 +191,16 @@ def train_epoch(
     """Go through the batches once; return the mean loss and accuracy seen on the way."""
     model.train()
     total, right, seen = 0.0, 0, 0
-    for number, (x, y) in enumerate(batches, 1):
+    for number, (x, y, labels) in enumerate(batches_on(side_of(model), batches), 1):
         outputs = model(x)
         value = loss(outputs, y)
         if value.size != 1:
             raise ValueError(f"fit: loss must return a single number, got shape {value.shape}")
-        demand_finite("loss", value.item(), epoch, number, batches, optimizer)
+        mean = value.item()
+        demand_finite("loss", mean, epoch, number, batches, optimizer)
         descend(value, optimizer, number, len(batches), accumulate)
-        hits = correct(outputs.data, y)
-        total += value.item() * len(x)
+        hits = correct(move(outputs.data, "cpu"), labels)
+        total += mean * len(x)
         right = right + hits if hits is not None else -1
         seen += len(x)
         report.batch()

@@ -12,14 +12,14 @@ ALLOWED = {
     "ops": {"machine", "ops"},
     "autograd": {"machine", "ops", "autograd"},
     "nn": {"machine", "ops", "autograd", "nn"},
-    "optim": {"machine", "ops", "nn", "optim"},
+    "optim": {"machine", "ops", "autograd", "nn", "optim"},
     "io": set(),
     "data": {"io"},
     "plot": set(),
     "plot_rates": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},
 }
-TOP = {"__init__", "__main__", "commands"}  # may import anything
+TOP = {"__init__", "__main__", "commands", "cuda"}  # may import anything
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

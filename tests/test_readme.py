@@ -35,6 +35,13 @@ def test_the_derivatives_shown_are_those_that_come(capsys):
         assert [float(n) for n in re.findall(r"-?\d+\.\d+", line)] == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.sim
+def test_the_race_shown_is_found(capsys):
+    code, shown = re.findall(r"```(?:python)?\n(.*?)```", README, re.S)[4:6]
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.split() == shown.split()
+
+
 @pytest.mark.skipif(find_spec("sklearn") is None, reason="the demo reads scikit-learn's digits")
 def test_the_demo_learns(capsys):
     code = (ROOT / "demos" / "first_steps.py").read_text(encoding="utf-8")
@@ -46,6 +53,7 @@ def test_the_demo_learns(capsys):
 
 def test_two_set_up_commands_and_links_that_exist():
     assert len(re.findall(r"^    pip install -e", README, re.M)) == 2
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    prose = re.sub(r"```.*?```", "", README, flags=re.S)
+    links = re.findall(r"\]\(([^)#:]+)\)", prose)
     assert links
     assert all((ROOT / link).exists() for link in links), links

@@ -6,6 +6,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkernels.machine.arrays import full, where
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
 from nnkernels.ops.op import Op
@@ -48,7 +49,9 @@ class Operators:
         return self._data.dtype
 
     def numpy(self) -> Array:
-        """Return the array itself (no copy)."""
+        """Return the array itself (no copy). TypeError where it is on a GPU: ``cpu()`` moves it."""
+        if where(self._data) != "cpu":
+            raise TypeError(f"numpy: the tensor is on {where(self._data)}; copy it by cpu() first")
         return self._data
 
     def item(self) -> Any:
@@ -56,7 +59,7 @@ class Operators:
         return self._data.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self._data, dtype=dtype, copy=copy)
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -71,27 +74,29 @@ class Operators:
         return int(self._data.item())
 
     def __bool__(self) -> bool:
-        return bool(self._data)
+        return bool(self._data.item() if self.size == 1 else self._data)
 
     # Comparisons give plain arrays of bools, for conditionals. == stays identity: it is how they are found.
 
     def __lt__(self, other: Any) -> Array:
-        return np.asarray(self._data < np.asarray(other))
+        return np.asarray(self.numpy() < np.asarray(other))
 
     def __le__(self, other: Any) -> Array:
-        return np.asarray(self._data <= np.asarray(other))
+        return np.asarray(self.numpy() <= np.asarray(other))
 
     def __gt__(self, other: Any) -> Array:
-        return np.asarray(self._data > np.asarray(other))
+        return np.asarray(self.numpy() > np.asarray(other))
 
     def __ge__(self, other: Any) -> Array:
-        return np.asarray(self._data >= np.asarray(other))
+        return np.asarray(self.numpy() >= np.asarray(other))
 
     # --- arithmetic ---
 
     def _operand(self, other: Any) -> Any:
         """Return a Python number as an array of self's dtype, anything else as it is."""
         if isinstance(other, (int, float, np.number)) and not isinstance(other, bool):
+            if type(self._data) is not np.ndarray:
+                return full((), float(other), self.dtype, self._data)
             return np.asarray(other, self.dtype)
         return other
 

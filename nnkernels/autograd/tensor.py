@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkernels.autograd.devices import to
 from nnkernels.autograd.operators import Operators
 from nnkernels.autograd.tape import Arithmetic, Node, recording, recording_is_on, time_of_change, walk
+from nnkernels.machine.arrays import fill, full, move, overwrite, where
+from nnkernels.machine.gpu_array import shares_memory
 from nnkernels.machine.memory import Array, as_kernel_array
+from nnkernels.ops import OPS as OPS_TABLE
 from nnkernels.ops.op import Op
 from nnkernels.ops.shape import VIEWS
+from nnkernels.ops.validate import is_array
 
 ARITHMETIC = {
     np.add: "add", np.subtract: "sub", np.multiply: "mul", np.true_divide: "truediv", np.power: "pow",
@@ -51,10 +56,38 @@ class Tensor(Operators):
         return self.node is None
 
     def __repr__(self) -> str:
-        text = np.array2string(self.data, separator=", ", prefix="tensor(")
+        text = np.array2string(move(self.data, "cpu"), separator=", ", prefix="tensor(")
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        kind += "" if self.device == "cpu" else f", device={self.device!r}"
         flag = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({text}{kind}{flag})"
+
+    # --- devices ---
+
+    @property
+    def device(self) -> str:
+        """Where the array is: "cpu" or "cuda:0"."""
+        return where(self._data)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the array is on a GPU."""
+        return self.device != "cpu"
+
+    def to(self, device: str) -> "Tensor":
+        """Return the tensor on ``device``, "cpu" or "cuda": itself where it is there, else a recorded copy.
+
+        Raises ValueError for another device, RuntimeError, saying what is missing, where there is no GPU.
+        """
+        return to(self, device)
+
+    def cpu(self) -> "Tensor":
+        """Return the tensor in host memory."""
+        return to(self, "cpu")
+
+    def cuda(self) -> "Tensor":
+        """Return the tensor on the GPU."""
+        return to(self, "cuda")
 
     # --- recording ---
 
@@ -92,11 +125,15 @@ class Tensor(Operators):
                     f"backward: a tensor of shape {self.shape} has no single gradient; call "
                     "backward(gradient) with an array of that shape, or reduce it first, as by .sum()"
                 )
-            return Tensor(ONE[self._data.dtype] if self.ndim == 0 else np.ones_like(self._data))
+            if self.ndim == 0 and not self.is_cuda:
+                return Tensor(ONE[self._data.dtype])
+            return Tensor(full(self.shape, 1, self.dtype, self._data))
         fits = isinstance(gradient, Tensor) and gradient.dtype == self.dtype
         if not fits and moves(gradient):
             raise TypeError(f"backward: gradient must be {self.dtype}, got {gradient.dtype}")
         dy: Tensor = gradient if fits else Tensor(np.asarray(gradient, self.dtype))
+        if dy.device != self.device:
+            raise ValueError(f"backward: gradient must be on {self.device}, got one on {dy.device}")
         if dy.shape != self.shape:
             raise ValueError(f"backward: gradient must have shape {self.shape}, got {dy.shape}")
         return dy
@@ -167,7 +204,16 @@ class Tensor(Operators):
                 "x[...] = value: the derivative of value would be lost; put the tensor together by ops, as "
                 "concatenate, or give value.detach()"
             )
-        self._data[index] = np.asarray(value)
+        if self.is_cuda:
+            if index is not Ellipsis and index != slice(None):
+                raise TypeError("x[index] = value: on a GPU only x[...] = value; put tensors together by ops")
+            array = value.data if isinstance(value, Tensor) else value
+            if isinstance(array, (int, float)):
+                fill(self._data, array)
+            else:
+                overwrite(self._data, array)
+        else:
+            self._data[index] = np.asarray(value)
         self.was_changed()
 
     def copy_(self, value: Any) -> "Tensor":
@@ -181,7 +227,11 @@ class Tensor(Operators):
             if self.requires_grad and self.node is None and recording_is_on():
                 self._changeable(f"in-place {ufunc.__name__}")
             return result(other)
-        ufunc(self._data, np.asarray(other), out=self._data, casting="same_kind")
+        if self.is_cuda:
+            with recording(False):
+                overwrite(self._data, result(other).data)
+        else:
+            ufunc(self._data, np.asarray(other), out=self._data, casting="same_kind")
         self.was_changed()
         return self
 
@@ -235,7 +285,7 @@ def tensor(data: Any, dtype: DTypeLike | None = None, requires_grad: bool = Fals
     if isinstance(data, Tensor):
         data = data.data
     try:
-        array = np.array(data, dtype=dtype)
+        array = np.array(move(data, "cpu"), dtype=dtype)
     except ValueError as error:
         raise ValueError(f"tensor: data must be a regular array of numbers: {error}") from None
     if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and array.dtype == np.float64:
@@ -321,26 +371,29 @@ def carry_back(
 
 def sum_of_arrays(a: Array, b: Array) -> Array:
     """Return a + b, an array also where there are no axes."""
-    return np.asarray(a + b)
+    if type(a) is np.ndarray:
+        return np.asarray(a + b)
+    total: Array = OPS_TABLE["add"](a, b)
+    return total
 
 
 def own_array(dx: Array, dy: Array) -> Array:
     """Return dx, as a copy where it may lie in the memory of dy."""
-    return np.array(dx) if np.may_share_memory(dx, dy) else dx
+    return dx.copy() if shares_memory(dx, dy) else dx
 
 
 def accumulate_array(leaf: Tensor, dx: Array, dy: Array) -> None:
     """Add dx to the leaf's gradient; the first one becomes it."""
     if leaf.grad is not None:
-        dx = np.asarray(leaf.grad.data + dx)
-    elif dx.base is not None or dx is dy:  # else the memory is its own
+        dx = sum_of_arrays(leaf.grad.data, dx)
+    elif type(dx) is not np.ndarray or dx.base is not None or dx is dy:  # else the memory is its own
         dx = own_array(dx, dy)
     leaf.grad = Tensor(dx)
 
 
 def own_tensor(dx: Tensor, dy: Tensor) -> Tensor:
     """Return dx, as a copy where it may lie in the memory of dy."""
-    return dx + 0.0 if np.may_share_memory(dx.data, dy.data) else dx
+    return dx + 0.0 if shares_memory(dx.data, dy.data) else dx
 
 
 def accumulate_tensor(leaf: Tensor, dx: Tensor, dy: Tensor) -> None:
@@ -369,4 +422,4 @@ def branch(t: Any) -> Tensor:
 
 def as_operand(t: Any) -> Any:
     """Return an array of floating-point numbers as a Tensor, anything else as it is."""
-    return Tensor(t) if isinstance(t, np.ndarray) and t.dtype.kind == "f" else t
+    return Tensor(t) if is_array(t) and t.dtype.kind == "f" else t

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from nnkernels.commands import CommandError
+from nnkernels.machine.gpu import current_device
 from nnkernels.machine.threads import set_num_threads
 
 
@@ -47,6 +48,15 @@ def use_threads(n: int | None) -> None:
             set_num_threads(n)
         except ValueError as error:
             raise CommandError(f"argument --threads: {str(error).removeprefix('n ')}") from error
+
+
+def use_device(device: str) -> None:
+    """Demand that ``device``, "cpu" or "cuda", is there."""
+    if device == "cuda":
+        try:
+            current_device()
+        except RuntimeError as error:
+            raise CommandError(f"argument --device: {error}") from error
 
 
 def writable_directory(directory: Path, argument: str) -> Path:

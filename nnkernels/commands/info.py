@@ -9,6 +9,7 @@ from typing import Any
 import nnkernels
 from nnkernels.machine import ceilings, info, memory
 from nnkernels.machine.cache import cache_directory, cache_root
+from nnkernels.machine.gpu import the_gpu, why_not_available
 
 
 def add_parser(commands: Any) -> None:
@@ -35,6 +36,16 @@ def run(arguments: argparse.Namespace) -> None:
     line("threads", f"{threads.used} of at most {threads.most}, threading layer {threads.layer}")
     if threads.advice:
         line("", threads.advice)
+    gpu = why_not_available()
+    if gpu is None:
+        facts = the_gpu().facts()
+        capability = ".".join(map(str, facts["compute_capability"]))
+        line(
+            "GPU",
+            f"{facts['name']}, compute capability {capability}, {facts['multiprocessors']} multiprocessors",
+        )
+    else:
+        line("GPU", f"none: {gpu}")
     if arguments.measure:
         measured(threads.used)
     line("kernel cache", f"{cache_directory()}: {size(cache_directory())}")

@@ -16,7 +16,14 @@ import nnkernels
 from nnkernels import data, io, optim, plot
 from nnkernels.autograd import no_grad
 from nnkernels.commands import CommandError
-from nnkernels.commands.arguments import learning_rate, positive_int, seed, use_threads, writable_directory
+from nnkernels.commands.arguments import (
+    learning_rate,
+    positive_int,
+    seed,
+    use_device,
+    use_threads,
+    writable_directory,
+)
 from nnkernels.machine import info
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import get_num_threads
@@ -94,6 +101,12 @@ def add_parser(commands: Any) -> None:
         help="which body of every op runs (default: %(default)s)",
     )
     parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where to train: on the processor or on a GPU (default: %(default)s)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/lenet"),
@@ -114,6 +127,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, then write everything into ``--out``."""
     use_threads(arguments.threads)
+    use_device(arguments.device)
     epochs = arguments.epochs or (QUICK_EPOCHS if arguments.quick else EPOCHS)
     split_rng, init_rng, shuffle_rng = np.random.default_rng(arguments.seed).spawn(3)
     split = load(arguments.data, split_rng, arguments.quick)
@@ -123,12 +137,13 @@ def run(arguments: argparse.Namespace) -> None:
             f"LeNet-5 on {split.name}: {len(split.x_train)} digits to train on, {len(split.x_test)} held out"
         )
         model = LeNet5(len(split.class_names), rng=init_rng)
-        compile_seconds = prepare(split, arguments.batch_size)
+        compile_seconds = prepare(split, arguments.batch_size, arguments.device)
         print(summary(model, (1, *IMAGE)), flush=True)
         start = time.perf_counter()
         history = train(model, split, arguments, epochs, shuffle_rng)
         finished = Run(model, history, time.perf_counter() - start, compile_seconds)
         logits = predict(model, split.x_test)
+        model.cpu()
         draw(finished, split, logits, out)
     accuracy = float((logits.argmax(axis=1) == split.y_test).mean())
     io.save_npz(out / "weights.npz", model.state_dict())
@@ -160,7 +175,7 @@ def load(name: str, rng: np.random.Generator, quick: bool) -> data.Split:
     )  # fmt: skip
 
 
-def prepare(split: data.Split, batch_size: int) -> float:
+def prepare(split: data.Split, batch_size: int, device: str) -> float:
     """Run every kernel at every size that training will use, on a throw-away model; return the seconds.
 
     The first start compiles (a minute or so), later ones load machine code from the cache.
@@ -173,9 +188,9 @@ def prepare(split: data.Split, batch_size: int) -> float:
     n = min(size, batch_size + size % batch_size)
     m = min(held_out, EVALUATION_BATCH + held_out % EVALUATION_BATCH)
     fit(model, (split.x_train[:n], split.y_train[:n]), optimizer=optim.Adam(model.parameters()),
-        epochs=1, batch_size=batch_size, rng=0)  # fmt: skip
+        epochs=1, batch_size=batch_size, device=device, rng=0)  # fmt: skip
     evaluate(model, split.x_test[:m], split.y_test[:m])
-    summary(model, (1, *IMAGE))
+    summary(model.cpu(), (1, *IMAGE))
     return time.perf_counter() - start
 
 
@@ -191,6 +206,7 @@ def train(
             optimizer=optim.Adam(model.parameters(), lr=arguments.lr),
             epochs=epochs,
             batch_size=arguments.batch_size,
+            device=arguments.device,
             rng=rng,
             progress=True,
         )
@@ -215,6 +231,7 @@ def metrics(
         "lr": arguments.lr,
         "seed": arguments.seed,
         "backend": arguments.backend,
+        "device": arguments.device,
         "threads": get_num_threads(),
         "parameters": sum(p.size for p in finished.model.parameters()),
         "versions": {"nnkernels": nnkernels.__version__, **info.versions()},

@@ -114,7 +114,13 @@ def numpy_in_kernels() -> ModuleType:
     for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "floor", "ceil", "fabs"):
         setattr(module, name, getattr(math, name))
     module.abs = module.absolute = abs  # type: ignore[attr-defined]
+    module.sign = compiled_function(sign)  # type: ignore[attr-defined]
     return module
+
+
+def sign(x: Any) -> Any:
+    """Return -1, 0 or 1 in the type of x; NaN for NaN."""
+    return x if x != x else typed(x > 0, x) - typed(x < 0, x)
 
 
 def source_for_numba(kernel: Kernel) -> Callable[..., None]:
@@ -201,6 +207,9 @@ class Gpu:
         self.name = f"cuda:{device.id}"
         self.pool = Pool()
         self.launches = 0
+        self.stream = self.cuda.stream()  # all work but copies ahead, in the order it was asked for
+        self.copies = self.cuda.stream()
+        self.staging: list[tuple[Any, Array]] = []  # pinned host memory, and the event that frees it
 
     def facts(self) -> dict[str, Any]:
         """Return what the driver says about the GPU."""
@@ -220,25 +229,67 @@ class Gpu:
 
     def part(self, handle: Any, start: int, stop: int) -> Any:
         """Return a view."""
+        if start == stop:  # numba-cuda has no views of nothing
+            return self.cuda.device_array(0, handle.dtype)
         return handle[start:stop]
 
     def fill_zero(self, handle: Any) -> None:
         """Fill with zeros."""
         driver = importlib.import_module("numba.cuda.cudadrv.driver")
-        driver.device_memset(handle, 0, handle.size * handle.dtype.itemsize)
+        driver.device_memset(handle, 0, handle.size * handle.dtype.itemsize, stream=self.stream)
 
     def upload(self, flat: Array, handle: Any) -> None:
         """Copy from the host; returns when the host's array may change again."""
-        handle.copy_to_device(flat)
+        handle.copy_to_device(flat, stream=self.stream)
+        self.stream.synchronize()
+
+    def upload_ahead(self, flat: Array, handle: Any) -> Callable[[], None]:
+        """Copy from pinned memory in a stream of its own, after the work that may still use the memory.
+
+        That is all work so far: ask for the copy before the work that it shall overlap with.
+        """
+        staged = self.pinned(flat.nbytes)
+        begun, done = self.cuda.event(timing=False), self.cuda.event(timing=False)
+        pinned = staged[: flat.nbytes].view(flat.dtype)
+        pinned[...] = flat
+        begun.record(self.stream)
+        begun.wait(self.copies)
+        handle.copy_to_device(pinned, stream=self.copies)
+        done.record(self.copies)
+        self.staging.append((done, staged))
+        return lambda: done.wait(self.stream)
+
+    def pinned(self, nbytes: int) -> Array:
+        """Return pinned host memory that no copy uses any more, of at least so many bytes."""
+        for i, (done, memory) in enumerate(self.staging):
+            if memory.nbytes >= nbytes and done.query():
+                del self.staging[i]
+                return memory
+        fresh: Array = self.cuda.pinned_array(nbytes, np.uint8)
+        return fresh
 
     def download(self, handle: Any) -> Array:
         """Copy to the host, when all that was launched is done."""
-        flat: Array = handle.copy_to_host()
+        flat: Array = handle.copy_to_host(stream=self.stream)
+        self.stream.synchronize()
         return flat
 
     def copy(self, source: Any, target: Any) -> None:
         """Copy on the device."""
-        target.copy_to_device(source)
+        target.copy_to_device(source, stream=self.stream)
+
+    def timed(self, function: Callable[[], object]) -> float:
+        """Return the seconds between two events of the stream, one before and one after the function's work.
+
+        What the stream has to do before does not count. Where it waits for the host, the wait counts.
+        """
+        begin, end = self.cuda.event(), self.cuda.event()
+        begin.record(self.stream)
+        function()
+        end.record(self.stream)
+        end.synchronize()
+        milliseconds: float = self.cuda.event_elapsed_time(begin, end)
+        return milliseconds / 1e3
 
     def synchronize(self) -> None:
         """Wait until all that was launched is done."""
@@ -252,7 +303,7 @@ class Gpu:
         if configured is None:
             if "gpu" not in kernel.bound:
                 kernel.bound["gpu"] = self.cuda.jit(source_for_numba(kernel), **kernel.options)
-            configured = kernel.bound["gpu"][blocks, threads]
+            configured = kernel.bound["gpu"][blocks, threads, self.stream]
             kernel.bound["gpu", blocks, threads] = configured
         self.launches += 1
         configured(*args)
@@ -267,8 +318,9 @@ def adopt(array: Any) -> GpuArray:
     view = device.cuda.as_cuda_array(array)
     if not view.is_c_contiguous():
         raise TypeError(f"a GPU array must be C-contiguous, got shape {view.shape}, strides {view.strides}")
-    shape = tuple(view.shape)
-    return GpuArray(device, view.reshape(view.size), view, shape, view.dtype)
+    shape, address = tuple(view.shape), view.__cuda_array_interface__["data"][0]
+    start = address % 16 // view.dtype.itemsize  # as if of a larger array: tells how it is aligned
+    return GpuArray(device, view.reshape(view.size), view, shape, view.dtype, start)
 
 
 def argument_type(a: Any) -> Any:

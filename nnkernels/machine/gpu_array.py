@@ -5,7 +5,7 @@ counted.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol
@@ -40,6 +40,9 @@ class Device(Protocol):
     def copy(self, source: Any, target: Any) -> None:
         """Copy flat memory to flat memory of this device."""
 
+    def upload_ahead(self, flat: Array, handle: Any) -> Callable[[], None]:
+        """Begin to copy a flat NumPy array into flat memory; return what makes later work wait for it."""
+
     def launch(
         self, kernel: Kernel, blocks: tuple[int, ...], threads: tuple[int, ...], args: tuple[Any, ...]
     ) -> None:
@@ -47,6 +50,9 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all that was launched is done."""
+
+    def timed(self, function: Callable[[], object]) -> float:
+        """Call a function; return the seconds from its first launch's turn to its last launch's end."""
 
 
 class Transfers:
@@ -177,6 +183,10 @@ class GpuArray:
         """Return a copy in host memory."""
         return to_host(self)
 
+    def item(self) -> Any:
+        """Return the single element as a Python number: a copy to the host."""
+        return to_host(self).item()
+
     def copy(self) -> "GpuArray":
         """Return a copy on the same device."""
         other = empty(self.shape, self.dtype, self.device)
@@ -206,6 +216,11 @@ def shares_memory(a: Any, b: Any) -> bool:
     if isinstance(a, GpuArray) or isinstance(b, GpuArray):
         return False
     return bool(np.may_share_memory(a, b))
+
+
+def is_aligned(x: GpuArray) -> bool:
+    """Return whether an array starts at a multiple of 16 bytes, what the widest loads demand."""
+    return x.start * x.itemsize % 16 == 0
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike, device: Device) -> GpuArray:
@@ -246,9 +261,28 @@ def to_device(array: Array, device: Device) -> GpuArray:
 def upload(target: GpuArray, array: Array) -> None:
     """Copy a NumPy array into a GPU array of the same shape and dtype."""
     target.device.upload(as_kernel_array(array).reshape(-1), target.handle)
+    count_upload(target)
+
+
+def count_upload(target: GpuArray) -> None:
+    """Count a copy from host to device."""
     for counter in _counters.get():
         counter.to_device += 1
         counter.bytes_to_device += target.nbytes
+
+
+def start_upload(array: Array, device: Device) -> Callable[[], GpuArray]:
+    """Begin to copy a NumPy array to ``device``, which goes on computing; return what gives the copy."""
+    target = empty(array.shape, array.dtype.newbyteorder("="), device)
+    wait = device.upload_ahead(as_kernel_array(array).reshape(-1), target.handle) if target.size else None
+    count_upload(target)
+
+    def ready() -> GpuArray:
+        if wait is not None:
+            wait()
+        return target
+
+    return ready
 
 
 def to_host(array: GpuArray) -> Array:

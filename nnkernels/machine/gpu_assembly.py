@@ -141,7 +141,7 @@ def faults(report: Report, compilation: Compilation) -> list[str]:
     expected = compilation.kernel.expected
     most = expected.registers64 if compilation.is_double else expected.registers
     found = []
-    if report.doubles and not compilation.is_double:
+    if report.doubles > expected.doubles and not compilation.is_double:
         found.append(f"{report.doubles} lines with .f64 in a float32 kernel")
     if report.registers > most:
         found.append(f"{report.registers} registers, at most {most} expected")

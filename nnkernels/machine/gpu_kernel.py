@@ -24,7 +24,7 @@ import math
 import operator
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numba
 import numpy as np
@@ -49,7 +49,8 @@ class Expected(NamedTuple):
     """What the compiler must make of a kernel; a test reads it in the machine code (see gpu_assembly.py).
 
     ``registers`` is the most that a thread may use, in float32 and in float64; ``stack`` the most bytes of
-    local memory; ``opcodes`` what must occur in the float32 kernel, ``opcodes64`` in the float64 kernel.
+    local memory; ``opcodes`` what must occur in the float32 kernel, ``opcodes64`` in the float64 kernel;
+    ``doubles`` the most lines of a float32 kernel's PTX that may mention float64.
     """
 
     registers: int = 64
@@ -57,6 +58,7 @@ class Expected(NamedTuple):
     stack: int = 0
     opcodes: tuple[str, ...] = ()
     opcodes64: tuple[str, ...] = ()
+    doubles: int = 0
 
 
 class Kernel:
@@ -123,9 +125,19 @@ def as_triple(n: int | tuple[int, ...]) -> tuple[int, ...]:
     return (*given, *(1,) * (3 - len(given)))
 
 
+@overload
+def kernel(function: Callable[..., None]) -> Kernel: ...
+
+
+@overload
+def kernel(
+    *, expected: Expected | None = None, **options: Any
+) -> Callable[[Callable[..., None]], Kernel]: ...
+
+
 def kernel(
     function: Callable[..., None] | None = None, *, expected: Expected | None = None, **options: Any
-) -> Any:
+) -> Kernel | Callable[[Callable[..., None]], Kernel]:
     """Make a Kernel of a function; ``options`` are those of numba.cuda.jit (fastmath, launch_bounds)."""
 
     def make(function: Callable[..., None]) -> Kernel:

@@ -1,5 +1,5 @@
-"""What ``cuda`` and the other names of a kernel's source mean in the simulator: memory that checks indices,
-meetings of threads, and NumPy's functions for those of math."""
+"""What ``cuda`` and the other names of a kernel's source mean in the simulator: meetings of threads, memory
+(gpu_simulated_memory.py), and NumPy's functions for those of math."""
 
 import operator
 import sys
@@ -11,63 +11,17 @@ import numba
 import numpy as np
 
 from nnkernels.machine.gpu_kernel import DeviceFunction, Instruction, at, cuda, is_plain_function, rebound
+from nnkernels.machine.gpu_simulated_memory import (
+    WARP,
+    Memory,
+    SimulationError,
+    WatchedMemory,
+    fill_poison,
+    running,
+)
 from nnkernels.machine.jit import typed
-from nnkernels.machine.memory import Array
 
-WARP = 32
 MOST_SHARED = 48 * 1024  # bytes of a block, statically declared
-
-
-class SimulationError(Exception):
-    """A kernel did what a GPU does not define: the message says which thread did what, where."""
-
-
-class RaceError(SimulationError):
-    """What a kernel computes depends on the order in which threads run."""
-
-
-def fill_poison(data: Array) -> None:
-    """Fill an array with what shows when it is read before it was written: NaN, the least integer, True."""
-    if data.dtype.kind == "f":
-        data.fill(np.nan)
-    elif data.dtype.kind in "iu":
-        data.fill(np.iinfo(data.dtype).min if data.dtype.kind == "i" else np.iinfo(data.dtype).max)
-    else:
-        data.fill(1)
-
-
-class Memory:
-    """Memory of a simulated GPU as kernels see it: every index is checked."""
-
-    __slots__ = ("data", "dtype", "kind", "shape", "size")
-
-    def __init__(self, data: Array, kind: str) -> None:
-        self.data, self.kind = data, kind
-        self.dtype, self.shape, self.size = data.dtype, data.shape, data.size
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def place(self, index: Any) -> Any:
-        """Return the index after checking it."""
-        indices = index if type(index) is tuple else (index,)
-        if len(indices) != len(self.shape):
-            raise SimulationError(f"{len(indices)} indices into {self.kind} of shape {self.shape}")
-        for i, n in zip(indices, self.shape):
-            if not 0 <= operator.index(i) < n:
-                raise SimulationError(f"index {index} is outside of {self.kind} of shape {self.shape}")
-        return index
-
-    def __getitem__(self, index: Any) -> Any:
-        if type(index) is int and len(self.shape) == 1 and 0 <= index < self.size:
-            return self.data[index]
-        return self.data[self.place(index)]
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if type(index) is int and len(self.shape) == 1 and 0 <= index < self.size:
-            self.data[index] = value
-        else:
-            self.data[self.place(index)] = value
 
 
 class Dim:
@@ -83,47 +37,24 @@ class Dim:
         self.x, self.y, self.z = place
 
 
-class Thread:
-    """One thread of the block that is running."""
-
-    __slots__ = ("answer", "body", "copies", "done", "index", "lane", "place", "waits", "warp")
-
-    def __init__(self, index: int, place: tuple[int, ...]) -> None:
-        self.index, self.place = index, place
-        self.warp, self.lane = divmod(index, WARP)
-        self.body: Any = None  # its greenlet
-        self.answer: Any = None  # what the meeting that it waits for gives it
-        self.waits: Meeting | None = None
-        self.done = False
-        self.copies: list[list[Callable[[], None]]] = [[]]  # asynchronous copies on their way, by group
+NOT_KERNELS = (__name__, "nnkernels.machine.gpu_instructions")  # whose lines are not where threads meet
 
 
 class Meeting:
     """What a thread waits for: the others of its block or of its warp, at one place in the source."""
 
-    __slots__ = ("combine", "mask", "name", "site", "value")
+    __slots__ = ("combine", "mask", "name", "orders_memory", "site", "value")
 
     def __init__(self, name: str, mask: int | None, value: Any, combine: Any) -> None:
         frame = sys._getframe(2)
-        while frame.f_globals.get("__name__") == __name__ and frame.f_back is not None:
+        while frame.f_globals.get("__name__") in NOT_KERNELS and frame.f_back is not None:
             frame = frame.f_back
         self.name = name
+        self.orders_memory = name.startswith("sync")  # shuffles and votes do not
         self.site = (frame.f_code, frame.f_lasti)
         self.mask = mask  # lanes of the warp; None for the whole block
         self.value = value
         self.combine = combine  # from {lane or index: value} to {lane or index: answer}
-
-
-class Running:
-    """What the simulated ``cuda`` reads: the place of the thread that runs, and its block's memory."""
-
-    def __init__(self) -> None:
-        self.thread: Thread = Thread(0, (0, 0, 0))
-        self.shared: dict[Any, Memory] = {}
-        self.hub: Any = None
-
-
-running = Running()
 
 
 def meet(name: str, mask: int | None, value: Any, combine: Any) -> Any:
@@ -168,14 +99,15 @@ def ballot(values: dict[int, Any]) -> dict[int, Any]:
 class Shared:
     """cuda.shared: memory of a block, one array per place in the source that declares it."""
 
-    def array(self, shape: Any, dtype: Any) -> Memory:
-        """Return the block's array that is declared where this is called."""
+    def array(self, shape: Any, dtype: Any, alignment: int | None = None) -> Memory:
+        """Return the block's array that is declared where this is called, aligned to 16 bytes."""
         frame = sys._getframe(1)
         key = (frame.f_code, frame.f_lasti)
         if key not in running.shared:
             data = np.empty(shape, as_numpy_type(dtype))
             fill_poison(data)
-            running.shared[key] = Memory(data, "shared memory")
+            make = WatchedMemory if running.watches else Memory
+            running.shared[key] = make(data, "shared memory")
             used = sum(memory.data.nbytes for memory in running.shared.values())
             if used > MOST_SHARED:
                 raise SimulationError(f"{used} bytes of shared memory; a block has {MOST_SHARED}")
@@ -197,21 +129,15 @@ class Atomic:
 
     def add(self, memory: Memory, index: Any, value: Any) -> Any:
         """Add."""
-        old = memory[index]
-        memory[index] = old + value
-        return old
+        return memory.change(index, lambda old: old + value)
 
     def max(self, memory: Memory, index: Any, value: Any) -> Any:
         """Keep the larger."""
-        old = memory[index]
-        memory[index] = max(old, value)
-        return old
+        return memory.change(index, lambda old: max(old, value))
 
     def min(self, memory: Memory, index: Any, value: Any) -> Any:
         """Keep the smaller."""
-        old = memory[index]
-        memory[index] = min(old, value)
-        return old
+        return memory.change(index, lambda old: min(old, value))
 
 
 class SimulatedCuda:

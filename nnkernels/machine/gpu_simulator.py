@@ -9,7 +9,8 @@ The kernel's own source runs, so that a debugger can step through it and ``print
 - shared and local memory, and fresh arrays, start as NaN (integers as the least one): what is read before
   it was written shows;
 - an index below 0 or beyond the end raises, and so does a barrier that not all threads of the block reach;
-- blocks and threads run in several orders, and results that depend on the order are reported as a race;
+- two threads at one element of shared or global memory, one of them writing and no barrier between, are a
+  race and raise; so do results that differ when blocks and threads run in another order;
 - an asynchronous copy arrives when it is waited for, not earlier.
 
 No simulator checks types: that float32 stays float32 is seen in machine code (gpu_assembly.py).
@@ -17,9 +18,10 @@ No simulator checks types: that float32 stays float32 is seen in machine code (g
 
 import contextvars
 import itertools
+import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,18 +29,17 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import use_device
 from nnkernels.machine.gpu_kernel import Kernel, rebound
-from nnkernels.machine.gpu_simulated import (
-    WARP,
-    Meeting,
+from nnkernels.machine.gpu_simulated import WARP, Meeting, meaning, simulated_cuda, waits_for_others
+from nnkernels.machine.gpu_simulated_memory import (
     Memory,
+    Moment,
     RaceError,
     SimulationError,
     Thread,
+    Uses,
+    WatchedMemory,
     fill_poison,
-    meaning,
     running,
-    simulated_cuda,
-    waits_for_others,
 )
 from nnkernels.machine.memory import Array
 
@@ -51,6 +52,7 @@ __all__ = ["RaceError", "SimulationError", "Simulator", "simulate_gpu"]
 
 MOST_THREADS = 1024  # of a block
 MOST_SECONDS = 60.0  # that a launch may take
+LEAST_SECONDS = 1e-6  # that a thread takes, whatever it does
 ORDERS = ("forward", "reversed")
 
 Order = str | int
@@ -87,22 +89,41 @@ class Launch:
             kernel.bound["simulator"] = function, waits_for_others(function)
         self.kernel, self.blocks, self.threads = kernel, blocks, threads
         self.function, self.meets = kernel.bound["simulator"]
-        names = kernel.function.__code__.co_varnames
-        self.arrays = [a for a in args if isinstance(a, np.ndarray)]
-        self.names = [name for name, a in zip(names, args) if isinstance(a, np.ndarray)]
-        self.args = [
-            Memory(a, f"the array {name}") if isinstance(a, np.ndarray) else simulated_number(a)
-            for name, a in zip(names, args)
-        ]
+        self.places = places(threads)
+        self.given = dict(zip(kernel.function.__code__.co_varnames, args))
+        self.arrays = dict(named_arrays(self.given))
+        seconds = LEAST_SECONDS * math.prod(blocks) * math.prod(threads)
+        self.demand_time(seconds, time.perf_counter() + most_seconds)
 
-    def run(self, order: Order, deadline: float) -> None:
-        """Run all blocks, one after the other."""
+    def arguments(self, watched: bool) -> list[Any]:
+        """Return the arguments as the kernel gets them; memory that is ``watched`` finds races."""
+        uses: dict[int, Uses] = {}
+
+        def simulated(name: str, a: Any) -> Any:
+            if isinstance(a, tuple):
+                return tuple([simulated(f"{name}[{k}]", value) for k, value in enumerate(a)])
+            if not isinstance(a, np.ndarray):
+                return int(a) if isinstance(a, np.integer) else a  # Python's ints are faster
+            if not watched:
+                return Memory(a, f"the array {name}")
+            whole = a
+            while isinstance(whole.base, np.ndarray):
+                whole = whole.base
+            first = (address(a) - address(whole)) // a.itemsize
+            shared = uses.setdefault(address(whole), Uses())
+            return WatchedMemory(a, f"the array {name}", shared, first)
+
+        return [simulated(name, a) for name, a in self.given.items()]
+
+    def run(self, order: Order, deadline: float, watched: bool) -> None:
+        """Run all blocks, one after the other; where ``watched``, finding races."""
+        self.args = self.arguments(watched)
         simulated_cuda.blockDim.set(self.threads)
         simulated_cuda.gridDim.set(self.blocks)
         start = time.perf_counter()
         for number, block in enumerate(in_order(places(self.blocks), order)):
             simulated_cuda.blockIdx.set(block)
-            running.shared = {}
+            running.shared, running.block, running.watches = {}, block, watched
             try:
                 (self.run_together if self.meets else self.run_apart)(order, deadline)
             except SimulationError as error:
@@ -110,7 +131,7 @@ class Launch:
                 where = f"{self.kernel.place}, block {block}, thread ({x}, {y}, {z})"
                 raise type(error)(f"{where}: {error}") from error.__cause__
             if number == 0:
-                self.demand_time((time.perf_counter() - start) * (len(places(self.blocks)) - 1), deadline)
+                self.demand_time((time.perf_counter() - start) * (math.prod(self.blocks) - 1), deadline)
 
     def demand_time(self, seconds: float, deadline: float) -> None:
         """Refuse a launch that would take too long."""
@@ -122,8 +143,8 @@ class Launch:
 
     def run_apart(self, order: Order, deadline: float) -> None:
         """Run a block whose threads never meet."""
-        for index, place in in_order(list(enumerate(places(self.threads))), order):
-            thread = running.thread = Thread(index, place)
+        for index, place in in_order(list(enumerate(self.places)), order):
+            thread = running.thread = Thread(index, place, running.block)
             simulated_cuda.threadIdx.set(place)
             self.function(*self.args)
             self.finish(thread, deadline)
@@ -132,12 +153,11 @@ class Launch:
         """Check a thread that has returned."""
         if any(thread.copies):
             raise SimulationError("asynchronous copies were never waited for")
-        if time.perf_counter() > deadline:
-            self.demand_time(self.most_seconds, deadline)
+        self.demand_time(0.0, deadline)
 
     def run_together(self, order: Order, deadline: float) -> None:
         """Run a block whose threads wait for one another."""
-        threads = [Thread(index, place) for index, place in enumerate(places(self.threads))]
+        threads = [Thread(index, place, running.block) for index, place in enumerate(self.places)]
         running.hub = greenlet.getcurrent()
         for thread in threads:
             thread.body = greenlet.greenlet(self.function)
@@ -158,13 +178,21 @@ class Launch:
                     self.finish(thread, deadline)
             started = True
             ready = in_order(resolve(threads), order)
+            self.demand_time(0.0, deadline)
 
 
-def simulated_number(a: Any) -> Any:
-    """Return an argument that is no array: ints as Python's, which are faster."""
-    if isinstance(a, tuple):
-        return tuple(simulated_number(value) for value in a)
-    return int(a) if isinstance(a, np.integer) else a
+def named_arrays(given: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays among a kernel's arguments, with their names."""
+    for name, a in given.items():
+        if isinstance(a, np.ndarray):
+            yield name, a
+        elif isinstance(a, tuple):
+            yield from named_arrays({f"{name}[{k}]": value for k, value in enumerate(a)})
+
+
+def address(a: Array) -> int:
+    """Return where an array's memory starts."""
+    return int(a.__array_interface__["data"][0])
 
 
 def resolve(threads: list[Thread]) -> list[Thread]:
@@ -190,6 +218,7 @@ def resolve(threads: list[Thread]) -> list[Thread]:
     answers = first.combine({t.index: t.waits.value for t in alive if t.waits is not None})
     for thread in alive:
         thread.answer = answers[thread.index]
+        thread.moment = Moment(thread, thread.moment.interval + 1, thread.moment.tick)
     return alive
 
 
@@ -225,8 +254,11 @@ def meet_in_warp(waiting: dict[int, Thread]) -> list[Thread]:
                 "returned, or wait elsewhere"
             )
         answers = first.combine({k: t.waits.value for k, t in group.items() if t.waits is not None})
+        tick = max(member.moment.tick for member in group.values()) + 1
         for k, member in group.items():
             member.answer = answers[k]
+            if first.orders_memory:
+                member.moment = Moment(member, member.moment.interval, tick)
             ready.append(member)
             del waiting[k]
     return ready
@@ -260,6 +292,11 @@ class Simulator:
         """Copy into the memory."""
         handle[...] = flat
 
+    def upload_ahead(self, flat: Array, handle: Array) -> Callable[[], None]:
+        """Copy at once."""
+        handle[...] = flat
+        return lambda: None
+
     def download(self, handle: Array) -> Array:
         """Return a copy."""
         return handle.copy()
@@ -270,6 +307,12 @@ class Simulator:
 
     def synchronize(self) -> None:
         """Nothing is ever under way."""
+
+    def timed(self, function: Callable[[], object]) -> float:
+        """Return the seconds of the simulation."""
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
 
     def launch(
         self, kernel: Kernel, blocks: tuple[int, ...], threads: tuple[int, ...], args: tuple[Any, ...]
@@ -282,22 +325,23 @@ class Simulator:
             raise ValueError(f"{kernel.place}: a grid has at most 65535 blocks along y and z, got {blocks}")
         self.launches += 1
         launch = Launch(kernel, blocks, threads, args, self.most_seconds)
-        before = [a.copy() for a in launch.arrays]
-        first: list[Array] = []
+        before = {name: a.copy() for name, a in launch.arrays.items()}
+        first: dict[str, Array] = {}
         deadline = time.perf_counter() + self.most_seconds
-        for order in self.orders:
-            for a, saved in zip(launch.arrays, before):
-                a[...] = saved
+        for number, order in enumerate(self.orders):
+            for name, a in launch.arrays.items():
+                a[...] = before[name]
             with np.errstate(all="ignore"):
-                launch.run(order, deadline)
-            for name, a, wanted in zip(launch.names, launch.arrays, first):
+                launch.run(order, deadline, watched=number == 0)  # who meets whom is the same in all orders
+            for name, wanted in first.items():
+                a = launch.arrays[name]
                 if a.tobytes() != wanted.tobytes():
                     where = np.flatnonzero(a.view(np.uint8) != wanted.view(np.uint8))[0] // a.itemsize
                     raise RaceError(
                         f"{kernel.place}: a race: {name}[{where}] is {wanted[where]} when threads run "
                         f"{self.orders[0]}, {a[where]} when they run in order {order!r}"
                     )
-            first = first or [a.copy() for a in launch.arrays]
+            first = first or {name: a.copy() for name, a in launch.arrays.items()}
 
 
 @contextmanager

@@ -5,13 +5,11 @@ Weights of classes or examples are buffers: they stand in the state dict, and ar
 
 from typing import Any
 
-import numpy as np
-
 from nnkernels.autograd import Tensor
 from nnkernels.machine.memory import Array
 from nnkernels.nn import functional as F
 from nnkernels.nn.module import Module
-from nnkernels.ops.validate import choice, fail_type
+from nnkernels.ops.validate import choice, fail_type, is_array
 
 
 class Loss(Module):
@@ -34,7 +32,7 @@ class Loss(Module):
             setattr(self, name, None)
             return
         array = weight.data if isinstance(weight, Tensor) else weight
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        if not is_array(array) or array.dtype.kind != "f":
             fail_type(type(self).__name__, name, weight, "a float array or a Tensor")
         self.register_buffer(name, array)
 

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnkernels.autograd import Tensor
+from nnkernels.machine.arrays import check_device, move, overwrite
 from nnkernels.machine.memory import Array, as_kernel_array
+from nnkernels.ops.validate import is_array
 
 Hook = Callable[["Module", tuple[Any, ...], Any], None]
 
@@ -23,8 +25,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Array | Tensor) -> None:
         array = data.data if isinstance(data, Tensor) else data
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.itemsize not in (4, 8):
-            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        if not is_array(array) or array.dtype.kind != "f" or array.itemsize not in (4, 8):
+            found = array.dtype if is_array(array) else type(array).__name__
             raise TypeError(f"Parameter: data must be a float32 or float64 array, got {found}")
         super().__init__(as_kernel_array(array), requires_grad=True)
 
@@ -66,7 +68,7 @@ class Module:
         if name in self._parameters and isinstance(value, Tensor) and not isinstance(value, Parameter):
             # It would no longer be learnt, without a word.
             raise TypeError(f"{name} is a Parameter of {type(self).__name__}; assign a Parameter, or None")
-        still_buffer = name in self._buffers and isinstance(value, np.ndarray)  # computed anew
+        still_buffer = name in self._buffers and is_array(value)  # computed anew
         self._forget(name)
         if still_buffer:
             self._buffers[name] = value
@@ -163,6 +165,34 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
+    # --- devices ---
+
+    def to(self, device: str) -> Self:
+        """Move all parameters, their gradients and buffers to ``device``, "cpu" or "cuda"; return self.
+
+        The Parameters stay the same objects, with the same bits. Integer buffers (counters) stay on the host.
+        Raises ValueError for another device, RuntimeError, saying what is missing, where there is no GPU.
+        """
+        side = check_device(f"{type(self).__name__}.to", device)
+        for parameter in self.parameters():
+            if (data := move(parameter.data, side)) is not parameter.data:
+                parameter.data = data
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.detach().to(side)
+        for module in self.modules():
+            for name, buffer in list(module._buffers.items()):
+                if buffer.dtype.kind == "f":
+                    setattr(module, name, move(buffer, side))
+        return self
+
+    def cpu(self) -> Self:
+        """Move everything to the host."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Move everything to the GPU."""
+        return self.to("cuda")
+
     # --- state ---
 
     def _named_arrays(self) -> Iterator[tuple[str, Array]]:
@@ -173,8 +203,8 @@ class Module:
         yield from self.named_buffers()
 
     def state_dict(self) -> dict[str, Array]:
-        """Return copies of all parameters and buffers under PyTorch's key names."""
-        return {name: array.copy() for name, array in self._named_arrays()}
+        """Return copies of all parameters and buffers, in host memory, under PyTorch's key names."""
+        return {name: move(array, "cpu").copy() for name, array in self._named_arrays()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
         """Copy the arrays of ``state`` into the parameters and buffers of the same names.
@@ -183,7 +213,7 @@ class Module:
         mis-shaped ones); then nothing is changed.
         """
         own = dict(self._named_arrays())
-        given = {name: np.asarray(value) for name, value in state.items()}
+        given = {name: np.asarray(move(value, "cpu")) for name, value in state.items()}
         faults = [
             f"{name} has shape {given[name].shape}, the module's is {array.shape}"
             for name, array in own.items()
@@ -199,7 +229,7 @@ class Module:
             raise ValueError(f"load_state_dict: {'; '.join(faults)}")
         for name, array in own.items():
             if name in given:
-                array[...] = given[name]
+                overwrite(array, given[name])
         for parameter in self.parameters():
             parameter.was_changed()
 

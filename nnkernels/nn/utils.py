@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd import Tensor
+from nnkernels.machine.arrays import full
+from nnkernels.machine.gpu_array import GpuArray
 from nnkernels.machine.memory import Array
 from nnkernels.nn.module import Module
+from nnkernels.ops import OPS
 
 
 def gradients_of(parameters: Iterable[Tensor] | Tensor) -> list[Array]:
@@ -32,6 +35,8 @@ def clip_grad_norm_(
     gradients, norm_type = gradients_of(parameters), float(norm_type)
     if not gradients:
         return Tensor(np.zeros((), np.float32))
+    if isinstance(gradients[0], GpuArray):
+        return clip_on_gpu(gradients, float(max_norm), norm_type, error_if_nonfinite)
     # In float64: float32 squares overflow from 1e19 on.
     norms = [np.linalg.norm(g.reshape(-1).astype(np.float64), norm_type) for g in gradients]
     total = float(np.linalg.norm(norms, norm_type))
@@ -52,7 +57,42 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
     """Bring every element of the gradients into [-clip_value, clip_value], in place."""
     limit = float(clip_value)
     for g in gradients_of(parameters):
-        np.clip(g, -limit, limit, out=g)
+        if isinstance(g, GpuArray):
+            top, bottom = (full((), value, g.dtype, g) for value in (limit, -limit))
+            g.copy_from(at_most(OPS["maximum"](g, bottom), top))
+        else:
+            np.clip(g, -limit, limit, out=g)
+
+
+def at_most(x: Any, top: Any) -> Any:
+    """Return the smaller of each two elements."""
+    return OPS["neg"](OPS["maximum"](OPS["neg"](x), OPS["neg"](top)))
+
+
+def clip_on_gpu(gradients: list[Any], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
+    """Clip as ``clip_grad_norm_`` says, by ops: no number is read but for ``error_if_nonfinite``."""
+    number = {name: full((), value, gradients[0].dtype, gradients[0]) for name, value in (
+        ("p", norm_type), ("1/p", 1 / norm_type), ("max", max_norm), ("eps", 1e-6), ("one", 1.0))}  # fmt: skip
+    sizes = [OPS["abs"](g) for g in gradients]
+    if math.isinf(norm_type):
+        total = OPS["max"](sizes[0])
+        for size in sizes[1:]:
+            total = OPS["maximum"](total, OPS["max"](size))
+    else:
+        powers = [OPS["sum"](OPS["pow"](size, number["p"])) for size in sizes]
+        total = powers[0]
+        for power in powers[1:]:
+            total = OPS["add"](total, power)
+        total = OPS["pow"](total, number["1/p"])
+    if error_if_nonfinite and not math.isfinite(total.item()):
+        raise RuntimeError(
+            f"clip_grad_norm_: the gradients' norm of order {norm_type:g} is {total.item()}: they cannot be "
+            "clipped; error_if_nonfinite=False scales them by it all the same"
+        )
+    factor = at_most(OPS["div"](number["max"], OPS["add"](total, number["eps"])), number["one"])
+    for g in gradients:
+        g.copy_from(OPS["mul"](g, factor))
+    return Tensor(total)
 
 
 def functional_call(

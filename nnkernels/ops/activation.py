@@ -5,12 +5,17 @@ Backward needs y alone: max(x, 0) lets a gradient through where y > 0.
 
 from typing import Any
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW_IF_CHEAP
 from nnkernels.ops.gradients import multilinear
 from nnkernels.ops.op import Op
 from nnkernels.ops.validate import choice
+
+
+PER_THREAD = 4  # elements of a GPU thread, a block's width apart
 
 
 def check_activation(op: str, activation: str | None) -> None:
@@ -37,6 +42,22 @@ def through_relu(dy: Array, y: Array) -> Array:
     dx = empty(y.shape, y.dtype)
     kernel = masked_chunk if y.size < SERIAL_BELOW_IF_CHEAP else masked_parallel
     kernel(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+    return dx
+
+
+@kernel
+def through_relu_kernel(dy: Array, y: Array, dx: Array) -> None:
+    start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+    for k in range(PER_THREAD):
+        i = start + k * THREADS
+        if i < dx.size:
+            dx[at(i)] = dy[at(i)] if y[at(i)] > y.dtype.type(0) else dy.dtype.type(0)
+
+
+def through_relu_cuda(dy: GpuArray, y: GpuArray) -> GpuArray:
+    """Return dy where y > 0, else 0, on a GPU. Bound: reading two arrays and writing one."""
+    dx = empty_like(y)
+    through_relu_kernel[blocks_for(dx.size, THREADS * PER_THREAD), THREADS](dy, y, dx)
     return dx
 
 

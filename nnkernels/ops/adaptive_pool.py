@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray
 from nnkernels.machine.jit import inline, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
 from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling import check_images, max_pool2d_jvp, named
+from nnkernels.ops.pooling import cuda as fixed_cuda
+from nnkernels.ops.pooling import cuda_adaptive as ragged_cuda
 from nnkernels.ops.pooling import sample as pooling_sample
 from nnkernels.ops.pooling import tuned as fixed
 from nnkernels.ops.pooling.loops import max_pool2d_backward_loops
@@ -340,6 +343,43 @@ def adaptive_avg_backward_tuned(
     return (dx,)
 
 
+# --- cuda ---
+
+
+def adaptive_max_forward_cuda(x: GpuArray, *, output_size: OutputSize) -> tuple[GpuArray, GpuArray]:
+    P, Q = sizes(x.shape, output_size)
+    if windows := even(x.shape, P, Q):
+        return fixed_cuda.max_pool2d_forward_cuda(x, **windows)  # type: ignore[arg-type]
+    return ragged_cuda.max_windows(x, P, Q)
+
+
+def adaptive_max_backward_cuda(
+    dy: GpuArray, outputs: Any, inputs: tuple[GpuArray], needs: Needs, **attributes: Any
+) -> tuple[GpuArray | None]:
+    if not needs[0]:
+        return (None,)
+    if windows := even(inputs[0].shape, *dy.shape[2:]):
+        return fixed_cuda.max_pool2d_backward_cuda(dy, outputs, inputs, (True,), **windows)  # type: ignore[arg-type]
+    return (ragged_cuda.max_windows_backward(dy, outputs[1], inputs[0].shape),)
+
+
+def adaptive_avg_forward_cuda(x: GpuArray, *, output_size: OutputSize) -> tuple[GpuArray]:
+    P, Q = sizes(x.shape, output_size)
+    if windows := even(x.shape, P, Q):
+        return fixed_cuda.avg_pool2d_forward_cuda(x, **windows)  # type: ignore[arg-type]
+    return (ragged_cuda.avg_windows(x, P, Q),)
+
+
+def adaptive_avg_backward_cuda(
+    dy: GpuArray, outputs: Any, inputs: tuple[GpuArray], needs: Needs, **attributes: Any
+) -> tuple[GpuArray | None]:
+    if not needs[0]:
+        return (None,)
+    if windows := even(inputs[0].shape, *dy.shape[2:]):
+        return fixed_cuda.avg_pool2d_backward_cuda(dy, outputs, inputs, (True,), **windows)  # type: ignore[arg-type]
+    return (ragged_cuda.avg_windows_backward(dy, inputs[0].shape),)
+
+
 # --- records ---
 
 
@@ -402,6 +442,7 @@ adaptive_max_pool2d = Op(
     loops=Body(adaptive_max_forward_loops, max_pool2d_backward_loops),
     vectorized=Body(adaptive_max_forward_vectorized, max_pool2d_backward_vectorized),
     tuned=Body(adaptive_max_forward_tuned, adaptive_max_backward_tuned),
+    cuda=Body(adaptive_max_forward_cuda, adaptive_max_backward_cuda),
     check=named("adaptive_max_pool2d", check),
     samples=samples,
     bad_inputs=bad_inputs,
@@ -426,6 +467,7 @@ adaptive_avg_pool2d = Op(
     loops=Body(adaptive_avg_forward_loops, adaptive_avg_backward_loops),
     vectorized=Body(adaptive_avg_forward_vectorized, adaptive_avg_backward_vectorized),
     tuned=Body(adaptive_avg_forward_tuned, adaptive_avg_backward_tuned),
+    cuda=Body(adaptive_avg_forward_cuda, adaptive_avg_backward_cuda),
     check=named("adaptive_avg_pool2d", check),
     samples=samples,
     bad_inputs=bad_inputs,

@@ -16,6 +16,7 @@ from nnkernels.machine import elementary
 from nnkernels.machine.jit import inline, inline_always, jit, typed
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP
+from nnkernels.ops.binary_cuda import make_cuda
 from nnkernels.ops.binary_tuned import Scalar, make_tuned
 from nnkernels.ops.folding import fold, source_index, strides_in
 from nnkernels.ops.gradients import Gradient, linear, multilinear, piecewise_linear
@@ -218,6 +219,18 @@ def pow_df2_tuned(x1: Any, x2: Any, y: Any) -> Any:
 
 
 @inline
+def pow_cuda(x1: Any, x2: Any) -> Any:
+    # The two powers that squares need: a number as exponent is the same for all threads, so no warp splits.
+    y = x1 * x1 if x2 == typed(2, x2) else x1
+    return y if x2 == typed(1, x2) or x2 == typed(2, x2) else x1**x2
+
+
+@inline
+def pow_df1_cuda(x1: Any, x2: Any, y: Any) -> Any:
+    return x2 * pow_cuda(x1, x2 - typed(1, x2)) if x2 != typed(0, x2) else x2
+
+
+@inline
 def maximum_f(x1: Any, x2: Any) -> Any:
     return x1 if x1 >= x2 or x1 != x1 else x2  # NaN wins, on either side
 
@@ -303,6 +316,7 @@ def make_op(
     *,
     numpy: tuple[Scalar, Scalar, Scalar] | None = None,
     tuned: tuple[Scalar, Scalar, Scalar] | None = None,
+    cuda: tuple[Scalar, Scalar, Scalar] | None = None,
     passed_on: tuple[bool, bool] = (False, False),
     special: Callable[[Body], Body] | None = None,
     positive: bool = False,
@@ -357,6 +371,7 @@ def make_op(
         loops=make_loops(f, df1, df2),
         vectorized=make_vectorized(*(numpy or (f, df1, df2))),
         tuned=special(body) if special else body,
+        cuda=make_cuda(*(cuda or (f, df1, df2)), passed_on),
         check=lambda x1, x2: check(name, x1, x2),
         samples=samples,
         bad_inputs=bad_inputs,
@@ -418,7 +433,7 @@ div = make_op(
 )  # fmt: skip
 pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy),
-    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), special=lambda body: with_squares(body, mul.tuned),
+    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), cuda=(pow_cuda, pow_df1_cuda, pow_df2), special=lambda body: with_squares(body, mul.tuned),
     positive=True, flops=32, gradient=by_partials(pow_partial1, pow_partial2),
     mutants=(
         mutant("exponent not lowered", "x2 * x1 ** (x2 - typed(1, x2)) if", "x2 * x1 ** x2 if"),

@@ -19,6 +19,7 @@ from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import before_relu, check_activation
 from nnkernels.ops.conv2d import check_arrays, sample
+from nnkernels.ops.conv2d.cuda import convolution_cuda
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair, out_length
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
@@ -294,6 +295,7 @@ conv1d = Op(
     loops=Body(conv1d_forward_loops, conv1d_backward_loops),
     vectorized=Body(conv1d_forward_vectorized, conv1d_backward_vectorized),
     tuned=Body(conv1d_forward_tuned, conv1d_backward_tuned),
+    cuda=convolution_cuda,
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

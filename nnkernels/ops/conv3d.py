@@ -21,6 +21,7 @@ from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.ops.activation import before_relu, check_activation, through_relu
 from nnkernels.ops.conv2d import check_arrays, sample
+from nnkernels.ops.conv2d.cuda import convolution_cuda
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import out_length
 from nnkernels.ops.conv2d.tuned import How, correlate, input_gradient, weight_gradients
@@ -383,6 +384,7 @@ conv3d = Op(
     loops=Body(conv3d_forward_loops, conv3d_backward_loops),
     vectorized=Body(conv3d_forward_vectorized, conv3d_backward_vectorized),
     tuned=Body(conv3d_forward_tuned, conv3d_backward_tuned),
+    cuda=convolution_cuda,
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -18,6 +18,7 @@ import numpy as np
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv1d import as_image
+from nnkernels.ops.conv2d.cuda import make_transposed_cuda
 from nnkernels.ops.conv_transpose2d import check_channels, check_sizes, sample, tuned, vectorized
 from nnkernels.ops.conv_transpose2d import explain as explain_images
 from nnkernels.ops.conv_transpose2d import flops as flops_of_images
@@ -33,6 +34,14 @@ Needs = tuple[bool, ...]
 def out_length(L: int, S: int, stride: int, padding: int, output_padding: int, dilation: int) -> int:
     """Return Q."""
     return (L - 1) * stride - 2 * padding + dilation * (S - 1) + output_padding + 1
+
+
+def out_shape(
+    x: tuple[int, ...], w: tuple[int, ...], *, stride: int = 1, padding: int = 0, output_padding: int = 0,
+    dilation: int = 1, groups: int = 1,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Return (N, K, Q) for shapes x (N, C, L) and w (C, K / groups, S)."""
+    return x[0], w[1] * groups, out_length(x[2], w[2], stride, padding, output_padding, dilation)
 
 
 # --- loops ---
@@ -223,6 +232,7 @@ conv_transpose1d = Op(
     loops=Body(conv_transpose1d_forward_loops, conv_transpose1d_backward_loops),
     vectorized=on_one_row(vectorized),
     tuned=tuned_on_one_row,
+    cuda=make_transposed_cuda(out_shape),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -20,6 +20,7 @@ import numpy as np
 
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array
+from nnkernels.ops.conv2d.cuda import make_transposed_cuda
 from nnkernels.ops.conv2d.methods import describe
 from nnkernels.ops.conv2d.shapes import Pair
 from nnkernels.ops.conv2d.tuned import How, correlate, input_gradient, weight_gradients
@@ -362,6 +363,7 @@ conv_transpose2d = Op(
     loops=Body(conv_transpose2d_forward_loops, conv_transpose2d_backward_loops),
     vectorized=vectorized,
     tuned=tuned,
+    cuda=make_transposed_cuda(shape_for),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

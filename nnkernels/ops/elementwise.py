@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty_like
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_kernel import THREADS, Expected, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import inline_elementwise, jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
@@ -25,6 +25,7 @@ Defaults = Mapping[str, float]
 Bodies = tuple[Body, Body, Body, Body]  # loops, vectorized, tuned, cuda
 
 PER_THREAD = 4  # elements of a GPU thread
+LEAN = Expected(registers=32, registers64=64)  # as many threads at a time as a multiprocessor takes
 
 # --- the loops, once ---
 
@@ -145,28 +146,38 @@ def make_body(forward_kernel: Scalar, backward_kernel: Scalar, defaults: Default
     return Body(forward, backward)
 
 
-def make_cuda(f: Scalar, df: Scalar, defaults: Defaults) -> Body:
+def make_cuda(f: Scalar, df: Scalar, defaults: Defaults, expected: Expected) -> Body:
     """Return the body for a GPU: a thread takes PER_THREAD elements, a block's width apart.
 
-    Bound: memory traffic, as ``tuned``. Neighbouring threads read neighbouring elements, and the loads of one
-    thread do not wait for each other.
+    Bound: memory traffic, as ``tuned``. Neighbouring threads read neighbouring elements. A thread loads all
+    its elements before it stores any: for all that the compiler knows, a store changes what the next load
+    reads. Behind the end it loads the last element once more, and stores nothing.
     """
 
-    @kernel
+    @kernel(expected=expected)
     def forward_kernel(x: Array, a: Any, y: Array) -> None:
+        xs = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+        for k in range(PER_THREAD):
+            xs[k] = x[at(min(start + k * THREADS, y.size - 1))]
         for k in range(PER_THREAD):
             i = start + k * THREADS
             if i < y.size:
-                y[at(i)] = f(x[at(i)], a)
+                y[at(i)] = f(xs[k], a)
 
-    @kernel
+    @kernel(expected=expected)
     def backward_kernel(dy: Array, x: Array, y: Array, a: Any, dx: Array) -> None:
+        dys = cuda.local.array(PER_THREAD, x.dtype)
+        xs = cuda.local.array(PER_THREAD, x.dtype)
+        ys = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+        for k in range(PER_THREAD):
+            i = min(start + k * THREADS, dx.size - 1)
+            dys[k], xs[k], ys[k] = dy[at(i)], x[at(i)], y[at(i)]
         for k in range(PER_THREAD):
             i = start + k * THREADS
             if i < dx.size:
-                dx[at(i)] = dy[at(i)] * df(x[at(i)], y[at(i)], a)
+                dx[at(i)] = dys[k] * df(xs[k], ys[k], a)
 
     a_of = attribute_reader(defaults)
 
@@ -218,11 +229,13 @@ def make_bodies(
     far: Far | None = None,
     defaults: Defaults | None = None,
     cheap: bool = False,
+    expected: Expected = LEAN,
 ) -> Bodies:
     """Return all bodies: of f and df, or of pairs that NumPy, vector registers or a GPU prefer.
 
+    A GPU takes the pair of vector registers where it has none of its own: that one avoids float64.
     ``defaults`` names the attributes and their values; ``cheap`` says that one core computes f at the speed
-    of its cache.
+    of its cache; ``expected`` is what a GPU's compiler must make of it.
     """
     defaults = defaults or {}
     serial_below = SERIAL_BELOW_IF_CHEAP if cheap else SERIAL_BELOW
@@ -230,7 +243,7 @@ def make_bodies(
         make_loops(f, df, defaults),
         make_vectorized(*(numpy or (f, df)), defaults),
         make_tuned(*(tuned or (f, df)), defaults, serial_below, far),
-        make_cuda(*(cuda or (f, df)), defaults),
+        make_cuda(*(cuda or tuned or (f, df)), defaults, expected),
     )
 
 

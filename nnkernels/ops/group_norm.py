@@ -25,6 +25,7 @@ from nnkernels.machine.threads import SERIAL_BELOW, share_of
 from nnkernels.ops.batch_norm.shapes import Grads, Inputs, Needs, Outputs, weights
 from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.layer_norm import U, row_moments
+from nnkernels.ops.layer_norm_cuda import group_norm_backward_cuda, group_norm_forward_cuda
 from nnkernels.ops.normalised import in_channels, normalised, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_int, floats, given, number
@@ -368,6 +369,7 @@ group_norm = Op(
     loops=Body(group_norm_forward_loops, group_norm_backward_loops),
     vectorized=Body(group_norm_forward_vectorized, group_norm_backward_vectorized),
     tuned=Body(group_norm_forward_tuned, group_norm_backward_tuned),
+    cuda=Body(group_norm_forward_cuda, group_norm_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

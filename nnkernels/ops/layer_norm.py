@@ -24,6 +24,7 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned,
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW
 from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.layer_norm_cuda import layer_norm_backward_cuda, layer_norm_forward_cuda
 from nnkernels.ops.normalised import normalised, scaled
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import fail_type, floats, given, number
@@ -432,6 +433,7 @@ layer_norm = Op(
     loops=Body(layer_norm_forward_loops, layer_norm_backward_loops),
     vectorized=Body(layer_norm_forward_vectorized, layer_norm_backward_vectorized),
     tuned=Body(layer_norm_forward_tuned, layer_norm_backward_tuned),
+    cuda=Body(layer_norm_forward_cuda, layer_norm_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -19,6 +19,7 @@ from nnkernels.machine.jit import jit, jit_tuned
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import U
 from nnkernels.ops.activation import before_relu, check_activation, masked_chunk, through_relu
+from nnkernels.ops.linear_cuda import linear_backward_cuda, linear_forward_cuda
 from nnkernels.ops.matmul.batches import as_rows
 from nnkernels.ops.matmul.dot import dot_block
 from nnkernels.ops.matmul.gemm import (
@@ -311,6 +312,7 @@ linear = Op(
     loops=Body(linear_forward_loops, linear_backward_loops),
     vectorized=Body(linear_forward_vectorized, linear_backward_vectorized),
     tuned=Body(linear_forward_tuned, linear_backward_tuned),
+    cuda=Body(linear_forward_cuda, linear_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

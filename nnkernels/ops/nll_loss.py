@@ -14,6 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray, zeros
+from nnkernels.machine.gpu_array import empty as device_empty
+from nnkernels.machine.gpu_index import grid_of, thread_number
+from nnkernels.machine.gpu_kernel import at, kernel
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
@@ -30,9 +34,12 @@ from nnkernels.ops.losses.labels import (
     row_weights,
     sum_of_weights,
 )
+from nnkernels.ops.losses.labels_cuda import as_int64 as device_int64
+from nnkernels.ops.losses.labels_cuda import label_weight, weighted_mean
+from nnkernels.ops.losses.labels_cuda import sum_of_weights as device_sum_of_weights
 from nnkernels.ops.losses.reduction import REDUCTIONS, add_up, sum_into
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import fail_type, floats, rank
+from nnkernels.ops.validate import fail_type, floats, is_array, rank
 
 Inputs = tuple[Array, ...]
 Grads = tuple[Array | None, ...]
@@ -183,6 +190,69 @@ def backward_tuned(
     return dx, *(None,) * (len(inputs) - 1)
 
 
+# --- cuda: a thread for each row; bound: memory, dx is cleared and one number of each row written ---
+
+
+@kernel
+def rows_kernel(
+    x: Array, n: int, labels: Array, w: Array, ignore: int, loss: Array, of_row: Array
+) -> None:  # fmt: skip
+    """Write the losses and, if ``of_row`` is given, the weights; NaN where a label is no class."""
+    i = thread_number()
+    if i < labels.size:
+        label = labels[at(i)]
+        lost = weight = label_weight(label, w, n, ignore)
+        if weight == weight and weight != x.dtype.type(0):
+            lost = -weight * x[at(i * n + label)]
+        loss[at(i)] = lost
+        if of_row.size > 0:
+            of_row[at(i)] = weight
+
+
+@kernel
+def rows_backward_kernel(
+    dy: Array, divisor: Array, n: int, labels: Array, w: Array, ignore: int, dx: Array
+) -> None:  # fmt: skip
+    """Write -g_i w_t to dx at each row's label; NaN to the row's first place where it is no class."""
+    i = thread_number()
+    if i < labels.size:
+        label = labels[at(i)]
+        g = -label_weight(label, w, n, ignore) * (dy[at(i)] if dy.size > 1 else dy[0])
+        if divisor.size > 0:
+            g /= divisor[0]
+        if label != ignore:
+            dx[at(i * n + (label if label >= 0 and label < n else 0))] = g
+
+
+def forward_cuda(
+    x: GpuArray, labels: GpuArray, weight: GpuArray | None = None, reduction: str = "mean",
+    ignore_index: int = IGNORE,
+) -> tuple[GpuArray]:  # fmt: skip
+    rows, n = x.shape
+    w = device_empty((0,), x.dtype, x.device) if weight is None else weight
+    loss = device_empty((rows,), x.dtype, x.device)
+    of_row = device_empty((rows if reduction == "mean" else 0,), x.dtype, x.device)
+    rows_kernel[grid_of(rows)](x, n, device_int64(labels), w, ignore_index, loss, of_row)
+    return (loss if reduction == "none" else weighted_mean(loss, of_row),)
+
+
+def backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray], inputs: tuple[GpuArray, ...], needs: tuple[bool, ...],
+    reduction: str = "mean", ignore_index: int = IGNORE,
+) -> tuple[GpuArray | None, ...]:  # fmt: skip
+    if not needs[0]:
+        return (None,) * len(inputs)
+    x, labels, (rows, n) = inputs[0], device_int64(inputs[1]), inputs[0].shape
+    w = inputs[2] if len(inputs) == 3 else None
+    w = device_empty((0,), x.dtype, x.device) if w is None else w
+    divisor = device_empty((0,), x.dtype, x.device)
+    if reduction == "mean":
+        divisor = device_sum_of_weights(labels, n, w, ignore_index)
+    dx = zeros(x.shape, x.dtype, x.device)
+    rows_backward_kernel[grid_of(rows)](dy, divisor, n, labels, w, ignore_index, dx)
+    return dx, *(None,) * (len(inputs) - 1)
+
+
 # --- in ops ---
 
 
@@ -207,7 +277,7 @@ def check(
 ) -> None:
     floats(NAME, x=x)
     rank(NAME, "x", x, 2, "(N, C)")
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+    if not is_array(labels) or labels.dtype.kind not in "iu":
         fail_type(NAME, "targets", labels, "an array of integer labels")
     check_labels_shape(NAME, x, labels, "x")
     check_options(NAME, "x", x, weight, reduction, ignore_index)
@@ -279,6 +349,7 @@ nll_loss = Op(
     loops=Body(forward_loops, backward_loops),
     vectorized=Body(forward_vectorized, backward_vectorized),
     tuned=Body(forward_tuned, backward_tuned),
+    cuda=Body(forward_cuda, backward_cuda),
     check=check,
     check_values=check_values,
     samples=samples,

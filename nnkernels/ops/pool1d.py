@@ -30,12 +30,14 @@ VERTICAL = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "output_
 
 def as_image(a: Array) -> Array:
     """Return a (N, C, L) as images (N, C, 1, L) of one row."""
-    return a[:, :, None, :]
+    N, C, L = a.shape
+    return a.reshape(N, C, 1, L)
 
 
 def as_signal(a: Array) -> Array:
     """Return images (N, C, 1, L) as (N, C, L)."""
-    return a[:, :, 0, :]
+    N, C, _, Q = a.shape
+    return a.reshape(N, C, Q)
 
 
 def for_images(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -212,6 +214,7 @@ def make_op(
         loops=in_one_row(image.loops),
         vectorized=in_one_row(image.vectorized),
         tuned=in_one_row(image.tuned),
+        cuda=None if image.cuda is None else in_one_row(image.cuda),
         check=pooling.named(name, check),
         samples=samples,
         bad_inputs=bad_inputs,
@@ -241,7 +244,7 @@ ADAPTIVE = (
         "return (p + 1) * H // P",
         "adaptive_pool.py",
     ),
-    mutant("channels for rows", "tuned", "return a[:, :, None, :]", "return a[:, None, :, :]"),
+    mutant("channels for rows", "tuned", "return a.reshape(N, C, 1, L)", "return a.reshape(N, 1, C, L)"),
 )
 max_pool1d = make_op(
     pooling.max_pool2d, check_max, max_samples, max_bad_inputs, windows_bench, *WINDOWS,

@@ -247,6 +247,7 @@ elu = make_op(
         elu_df,
         tuned=(elu_tuned, elu_df_tuned),
         numpy=(elu_numpy, elu_df_numpy),
+        cuda=(elu_f, elu_df),
         defaults={"alpha": 1.0},
     ),
     attributes={"alpha": (0.3, -1.5)},

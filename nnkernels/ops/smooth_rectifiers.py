@@ -226,6 +226,19 @@ def gelu_df_tuned(x: Any, y: Any, a: Any) -> Any:
     return half + half * erf(x * typed(ROOT_HALF, x)) + x * density
 
 
+@inline
+def gelu_cuda(x: Any, a: Any) -> Any:
+    half = typed(0.5, x) * x
+    return half + half * math.erf(x * typed(ROOT_HALF, x))
+
+
+@inline
+def gelu_df_cuda(x: Any, y: Any, a: Any) -> Any:
+    half = typed(0.5, x)
+    density = np.exp(-half * x * x) * typed(DENSITY_AT_0, x)
+    return half + half * math.erf(x * typed(ROOT_HALF, x)) + x * density
+
+
 def gelu_numpy(x: Array, a: Any) -> Array:
     y: Array = x * (1 + erf_numpy(x * ROOT_HALF)) / 2
     return y
@@ -430,16 +443,13 @@ mish = make_op(
 )
 gelu = make_op(
     "gelu",
-    by_name(
-        "approximate",
-        "none",
-        {
-            "none": make_bodies(
-                gelu_f, gelu_df, tuned=(gelu_tuned, gelu_df_tuned), numpy=(gelu_numpy, gelu_df_numpy)
-            ),
-            "tanh": make_bodies(gelu_tanh_f, gelu_tanh_df, tuned=(gelu_tanh_tuned, gelu_tanh_df_tuned)),
-        },
-    ),
+    by_name("approximate", "none", {
+        "none": make_bodies(
+            gelu_f, gelu_df, tuned=(gelu_tuned, gelu_df_tuned), numpy=(gelu_numpy, gelu_df_numpy),
+            cuda=(gelu_cuda, gelu_df_cuda),
+        ),
+        "tanh": make_bodies(gelu_tanh_f, gelu_tanh_df, tuned=(gelu_tanh_tuned, gelu_tanh_df_tuned)),
+    }),
     attributes={"approximate": ("none", "tanh")},
     demand=an_approximation,
     wrong=(
@@ -450,43 +460,20 @@ gelu = make_op(
     bench=SIZES,
     gradient=by_formula(gelu_formula),
     faults=(
-        (
-            "erf of x",
-            "loops",
-            HERE,
-            "return x * (1 + math.erf(x * ROOT_HALF)) / 2",
-            "return x * (1 + math.erf(x)) / 2",
-        ),
-        (
-            "density forgotten",
-            "loops",
-            HERE,
-            "math.erf(x * ROOT_HALF)) / 2 + x * np.exp(-x * x / 2) * DENSITY_AT_0\n\n\n@inline",
-            "math.erf(x * ROOT_HALF)) / 2\n\n\n@inline",
-        ),
-        (
-            "square in place of the cube",
-            "loops",
-            HERE,
-            "return x * (1 + np.tanh(SLOPE * (x + CUBIC * x * x * x))) / 2",
-            "return x * (1 + np.tanh(SLOPE * (x + CUBIC * x * x))) / 2",
-        ),
-        (
-            "half forgotten",
-            "tuned",
-            HERE,
-            "return half + half * erf(x * typed(ROOT_HALF, x))\n",
-            "return half + x * erf(x * typed(ROOT_HALF, x))\n",
-        ),
+        ("erf of x", "loops", HERE, "return x * (1 + math.erf(x * ROOT_HALF)) / 2",
+         "return x * (1 + math.erf(x)) / 2"),
+        ("density forgotten", "loops", HERE,
+         "math.erf(x * ROOT_HALF)) / 2 + x * np.exp(-x * x / 2) * DENSITY_AT_0\n\n\n@inline",
+         "math.erf(x * ROOT_HALF)) / 2\n\n\n@inline"),
+        ("square in place of the cube", "loops", HERE,
+         "return x * (1 + np.tanh(SLOPE * (x + CUBIC * x * x * x))) / 2",
+         "return x * (1 + np.tanh(SLOPE * (x + CUBIC * x * x))) / 2"),
+        ("half forgotten", "tuned", HERE, "return half + half * erf(x * typed(ROOT_HALF, x))\n",
+         "return half + x * erf(x * typed(ROOT_HALF, x))\n"),
         ("density of x^2", "tuned", HERE, "elementary.exp(-half * x * x)", "elementary.exp(-x * x)"),
         ("cube's factor 3 forgotten", "tuned", HERE, "(one + typed(3, x) * u)", "(one + u)"),
-        (
-            "always exact",
-            "tuned",
-            HERE,
-            "lambda x, **given: bodies[given.get(name, default)]",
-            "lambda x, **given: bodies[default]",
-        ),
+        ("always exact", "tuned", HERE, "lambda x, **given: bodies[given.get(name, default)]",
+         "lambda x, **given: bodies[default]"),
     ),
-)
+)  # fmt: skip
 OPS_HERE = (softplus, log_sigmoid, silu, mish, gelu)

@@ -9,9 +9,7 @@ nothing in exact arithmetic and keeps every power of e at or below 1 (Goodfellow
 (outer, n, inner).
 """
 
-import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,20 +20,16 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, jit_tuned,
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import CHUNK, SERIAL_BELOW, share_of
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.reduce.tiling import split_shape
 from nnkernels.ops.reduce.tuned import row_sums
 from nnkernels.ops.reduce.tuned_max import row_maxima
+from nnkernels.ops.softmax_cuda import make_cuda
 from nnkernels.ops.validate import axis_index, floats
 
 
 def split(x: Array, dim: int) -> tuple[int, int, int]:
     """Return (outer, n, inner): the sizes before, of and after axis ``dim``."""
     return split_shape(x.shape, dim)
-
-
-@lru_cache(maxsize=1024)
-def split_shape(shape: tuple[int, ...], dim: int) -> tuple[int, int, int]:
-    axis = dim % len(shape)
-    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 # --- loops ---
@@ -431,6 +425,7 @@ def make_op(name: str, log: bool, vectorized: Body, mutants: tuple[tuple[str, st
         yield Sample("4x21x40x40 channels", (values(rng, (4, 21, 40, 40), dtype),), {"dim": 1})
         yield Sample("64x10", (values(rng, (64, 10), dtype),))
         yield Sample("4096x1000 rows", (values(rng, (4096, 1000), dtype),))
+        yield Sample("3x10007 rows", (values(rng, (3, 10007), dtype),))
 
     def jvp(tangents: tuple[Array], outputs: tuple[Array], inputs: tuple[Array], dim: int = -1) -> Array:
         (y,), (v,) = outputs, tangents
@@ -443,6 +438,7 @@ def make_op(name: str, log: bool, vectorized: Body, mutants: tuple[tuple[str, st
         loops=make_loops(log),
         vectorized=vectorized,
         tuned=make_tuned(log),
+        cuda=make_cuda(log),
         check=lambda x, dim=-1: check(name, x, dim),
         samples=samples,
         bad_inputs=bad_inputs,

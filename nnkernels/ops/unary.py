@@ -18,10 +18,14 @@ from nnkernels.machine import elementary
 from nnkernels.machine.erf import erf as erf_by_polynomials
 from nnkernels.machine.jit import inline, typed
 from nnkernels.machine.memory import Array
-from nnkernels.ops.elementwise import make_bodies, make_op
+from nnkernels.ops.elementwise import LEAN, make_bodies, make_op
 from nnkernels.ops.gradients import by_slope, linear, piecewise_linear
 
 TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
+
+# For large x, beyond 1e5, NVIDIA's sine divides by pi/2 in integers, digit after digit kept on the stack, and
+# multiplies the rest by pi/2 in float64: once for each element of a thread.
+FAR_FROM_0 = LEAN._replace(stack=40, doubles=16)
 
 # --- the formulas: f(x, a) and df(x, y, a) ---
 
@@ -288,7 +292,7 @@ sqrt = make_op(
 )
 exp = make_op(
     "exp",
-    make_bodies(exp_f, exp_df, tuned=(exp_tuned, exp_df)),
+    make_bodies(exp_f, exp_df, tuned=(exp_tuned, exp_df), cuda=(exp_f, exp_df)),
     flops=16,
     gradient=by_slope(exp_slope),
     faults=(
@@ -318,7 +322,7 @@ exp = make_op(
 )
 log = make_op(
     "log",
-    make_bodies(log_f, log_df, tuned=(log_tuned, log_df)),
+    make_bodies(log_f, log_df, tuned=(log_tuned, log_df), cuda=(log_f, log_df)),
     positive=True,
     flops=16,
     gradient=by_slope(lambda x: 1 / x),
@@ -331,7 +335,14 @@ log = make_op(
 )
 sin = make_op(
     "sin",
-    make_bodies(sin_f, sin_df, tuned=(sin_tuned, sin_df_tuned), far=(elementary.SIN_LIMIT, sin_f, sin_df)),
+    make_bodies(
+        sin_f,
+        sin_df,
+        tuned=(sin_tuned, sin_df_tuned),
+        cuda=(sin_f, sin_df),
+        far=(elementary.SIN_LIMIT, sin_f, sin_df),
+        expected=FAR_FROM_0,
+    ),
     far=elementary.SIN_LIMIT,
     flops=16,
     gradient=by_slope(sin_slope),
@@ -350,7 +361,14 @@ sin = make_op(
 )
 cos = make_op(
     "cos",
-    make_bodies(cos_f, cos_df, tuned=(cos_tuned, cos_df_tuned), far=(elementary.SIN_LIMIT, cos_f, cos_df)),
+    make_bodies(
+        cos_f,
+        cos_df,
+        tuned=(cos_tuned, cos_df_tuned),
+        cuda=(cos_f, cos_df),
+        far=(elementary.SIN_LIMIT, cos_f, cos_df),
+        expected=FAR_FROM_0,
+    ),
     far=elementary.SIN_LIMIT,
     flops=16,
     gradient=by_slope(cos_slope),
@@ -365,7 +383,9 @@ cos = make_op(
 )  # fmt: skip
 erf = make_op(
     "erf",
-    make_bodies(erf_f, erf_df, tuned=(erf_tuned, erf_df_tuned), numpy=(erf_numpy, erf_df)),
+    make_bodies(
+        erf_f, erf_df, tuned=(erf_tuned, erf_df_tuned), numpy=(erf_numpy, erf_df), cuda=(erf_f, erf_df)
+    ),
     flops=20,
     gradient=by_slope(lambda x: TWO_OVER_ROOT_PI * exp(-x * x)),
     faults=(
@@ -377,7 +397,12 @@ erf = make_op(
 )  # fmt: skip
 sigmoid = make_op(
     "sigmoid",
-    make_bodies(sigmoid_f, sigmoid_df, tuned=(sigmoid_tuned, sigmoid_df), numpy=(sigmoid_numpy, sigmoid_df)),
+    make_bodies(
+        sigmoid_f,
+        sigmoid_df,
+        tuned=(sigmoid_tuned, sigmoid_df),
+        numpy=(sigmoid_numpy, sigmoid_df),
+    ),
     flops=20,
     gradient=by_slope(sigmoid_slope),
     faults=(
@@ -395,7 +420,7 @@ sigmoid = make_op(
 )
 tanh = make_op(
     "tanh",
-    make_bodies(tanh_f, tanh_df, tuned=(tanh_tuned, tanh_df)),
+    make_bodies(tanh_f, tanh_df, tuned=(tanh_tuned, tanh_df), cuda=(tanh_f, tanh_df)),
     flops=20,
     gradient=by_slope(tanh_slope),
     faults=(

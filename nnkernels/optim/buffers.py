@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.arrays import full, move, overwrite
 from nnkernels.machine.memory import Array
 from nnkernels.nn.module import Parameter
 
@@ -30,14 +31,13 @@ class Buffers:
 
     def adopt(self, flat: bool) -> None:
         """Move the parameters into the flat buffer, where all have one dtype and few elements."""
-        if (
-            flat
-            and len({p.dtype for p in self.params}) == 1
-            and sum(p.size for p in self.params) <= FLAT_MOST
-        ):
-            self.flat = np.zeros(sum(p.size for p in self.params), self.params[0].dtype)
+        self.device = self.params[0].device if self.params else "cpu"
+        size = sum(p.size for p in self.params)
+        if flat and len({(p.dtype, p.device) for p in self.params}) == 1 and size <= FLAT_MOST:
+            first = self.params[0]
+            self.flat = full((size,), 0, first.dtype, first.data)
             self.data = self.views(self.flat)
-            self.gradient = np.zeros_like(self.flat)
+            self.gradient = full((size,), 0, first.dtype, first.data)
             self.places = self.views(self.gradient)
             self.attach()
 
@@ -50,32 +50,47 @@ class Buffers:
         """Make every parameter's data its view of the flat buffer again, should someone have changed that."""
         for p, view in zip(self.params, self.data):
             if p.data is not view:
-                view[...] = p.data
+                overwrite(view, p.data)
                 p.data = view
 
     def add(self, name: str, start: float) -> None:
         """Make the state of this name, filled with ``start``."""
         if self.flat is None:
-            self.state[name] = None, [np.full_like(p.data, start) for p in self.params]
+            self.state[name] = None, [full(p.shape, start, p.dtype, p.data) for p in self.params]
         else:
-            flat = np.full_like(self.flat, start)
+            flat = full(self.flat.shape, start, self.flat.dtype, self.flat)
             self.state[name] = flat, self.views(flat)
 
     def gather(self) -> bool:
         """Copy all gradients into the flat one, where all parameters can step at once; return whether so."""
+        if self.params and self.params[0].device != self.device:
+            self.follow()
         if self.flat is None or self.progress.count(self.progress[0]) != len(self.progress):
             return False
         for p, place in zip(self.params, self.places):
             if p.grad is None or p.grad.data.shape != place.shape:  # what does not fit will be named
                 return False
-            place[...] = p.grad.data
+            if p.grad.device != p.device:
+                raise ValueError(f"step: a parameter is on {p.device}, its gradient on {p.grad.device}")
+            overwrite(place, p.grad.data)
         self.attach()
         return True
+
+    def follow(self) -> None:
+        """Move the state to the device that the parameters have been moved to."""
+        states = [
+            {name: views[i] for name, (_, views) in self.state.items()} for i in range(len(self.params))
+        ]
+        was_flat, self.flat = self.flat is not None, None
+        self.adopt(was_flat)
+        self.state.clear()
+        self.take_over(states)
 
     def saved(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return for each parameter its progress under ``names`` and copies of its state arrays."""
         return [
-            dict(zip(names, progress)) | {name: views[i].copy() for name, (_, views) in self.state.items()}
+            dict(zip(names, progress))
+            | {name: move(views[i], "cpu").copy() for name, (_, views) in self.state.items()}
             for i, progress in enumerate(self.progress)
         ]
 
@@ -84,8 +99,12 @@ class Buffers:
         self.state.clear()
         for i, entry in enumerate(entries):
             self.progress[i] = tuple(entry[name] for name in names)
-            for name, value in entry.items():
-                if name not in names:
-                    if name not in self.state:
-                        self.add(name, 0.0)
-                    self.state[name][1][i][...] = value
+        self.take_over([{k: v for k, v in entry.items() if k not in names} for entry in entries])
+
+    def take_over(self, states: list[dict[str, Array]]) -> None:
+        """Copy the state arrays of each parameter, from wherever they are."""
+        for i, arrays in enumerate(states):
+            for name, array in arrays.items():
+                if name not in self.state:
+                    self.add(name, 0.0)
+                overwrite(self.state[name][1][i], move(array, "cpu"))

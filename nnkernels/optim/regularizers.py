@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.autograd import no_grad
+from nnkernels.machine.arrays import full
 from nnkernels.nn.module import Parameter
 from nnkernels.ops import OPS
 
@@ -106,10 +108,22 @@ class MaxNorm:
             if p.ndim < 2:
                 continue
             rest = tuple(d for d in range(p.ndim) if d != self.dim % p.ndim)
+            if p.is_cuda:
+                with no_grad():
+                    p.copy_(self.scaled_by_ops(p, rest))
+                continue
             norms = np.sqrt(np.square(p.data, dtype=np.float64).sum(axis=rest, keepdims=True))
             beyond = norms > self.limit
             scale = np.divide(self.limit, norms, out=np.ones_like(norms), where=beyond)
             p.data *= scale.astype(p.dtype)
+
+    def scaled_by_ops(self, p: Parameter, rest: tuple[int, ...]) -> Any:
+        """Return the scaled weights, as a GPU computes them: in p's dtype, and without reading any number."""
+        w = p.detach()
+        norms = (w * w).sum(dim=rest, keepdim=True).sqrt()
+        smallest = max(self.limit, float(np.finfo(p.dtype).tiny))
+        top = OPS["maximum"](norms, full((), smallest, p.dtype, p.data))
+        return w * (self.limit / top)  # a unit within the limit is multiplied by limit / limit
 
     def __repr__(self) -> str:
         return f"MaxNorm({self.limit:g}, dim={self.dim})"

@@ -5,16 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.memory import Array
+from nnkernels.autograd import Tensor
+from nnkernels.machine.arrays import full
+from nnkernels.machine.gpu_array import GpuArray
+from nnkernels.machine.gpu_random import random_mask
 from nnkernels.nn.init import Rng
 from nnkernels.ops import OPS
 from nnkernels.ops.dropout import check_probability
 
 
-def draw_mask(shape: tuple[int, ...], p: float, rng: Rng) -> Array:
-    """Return an array of bools, each False with probability p; none is for p = 0, all are for p = 1."""
+def draw_mask(shape: tuple[int, ...], p: float, rng: Rng, beside: Any = None) -> Any:
+    """Return an array of bools, each False with probability p; none is for p = 0, all are for p = 1.
+
+    On the device of the array or Tensor ``beside``; a GPU draws other bits from the same rng.
+    """
+    array = beside.data if isinstance(beside, Tensor) else beside
     if p == 1:
-        return np.zeros(shape, np.bool_)
+        return full(shape, 0, np.bool_, array)
+    if isinstance(array, GpuArray):
+        return random_mask(shape, p, np.random.default_rng(rng), array.device)
     # Two elements of 32 random bits each from one draw: half the time of as many floats.
     count = math.prod(shape)
     bits = np.random.default_rng(rng).integers(0, 2**64, -(-count // 2), np.uint64).view(np.uint32)
@@ -26,7 +35,7 @@ def _dropped(name: str, x: Any, axes: int, p: float, training: bool, rng: Rng) -
     check_probability(name, p)
     if not training:
         return x
-    return OPS["dropout"](x, draw_mask(x.shape[:axes], p, rng), p=p)
+    return OPS["dropout"](x, draw_mask(x.shape[:axes], p, rng, x), p=p)
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd import Tensor
+from nnkernels.machine import arrays
 from nnkernels.ops import OPS
-from nnkernels.ops.validate import fail_type
+from nnkernels.ops.validate import fail_type, is_array
 
 
 def cross_entropy(
@@ -41,7 +42,7 @@ def by_class(
     """Call an op of x (N, C) with x whose axis of classes is the second, or the only one."""
     if getattr(x, "ndim", 2) == 2:
         return OPS[op](x, target, weight, reduction=reduction, **options)
-    if not isinstance(target, (np.ndarray, Tensor)):
+    if not (is_array(target) or isinstance(target, Tensor)):
         fail_type(op, "target", target, "a NumPy array or a Tensor")
     labels = target.data if isinstance(target, Tensor) else target
     if x.ndim == 0:
@@ -95,9 +96,13 @@ def stretched(op: str, *, to: Any, **weights: Any) -> list[Any]:
     found: list[Any] = []
     for name, weight in weights.items():
         w = weight.data if isinstance(weight, Tensor) else weight
-        if isinstance(w, np.ndarray) and w.shape != to.shape:
+        if is_array(w) and w.shape != to.shape:
             try:
-                w = np.broadcast_to(w, to.shape)
+                np.broadcast_shapes(w.shape, to.shape)
+                if isinstance(w, np.ndarray):
+                    w = np.broadcast_to(w, to.shape)
+                else:
+                    w = OPS["add"](w, arrays.full(to.shape, 0, w.dtype, w))
             except ValueError:
                 raise ValueError(f"{op}: {name} must broadcast to shape {to.shape}, got {w.shape}") from None
         found.append(w)
@@ -146,13 +151,13 @@ def gaussian_nll_loss(
     example), or is one number. Variances below ``eps`` count as eps. ``full`` adds the constant ln(2 pi) / 2.
     """
     if isinstance(var, (int, float)) and not isinstance(var, bool):
-        var = np.full(x.shape, var, x.dtype)
-    elif isinstance(var, (np.ndarray, Tensor)) and var.shape != x.shape:
+        var = arrays.full(x.shape, var, x.dtype, x.data if isinstance(x, Tensor) else x)
+    elif (is_array(var) or isinstance(var, Tensor)) and var.shape != x.shape:
         if var.shape not in (x.shape[:-1], (*x.shape[:-1], 1)):
             raise ValueError(
                 f"gaussian_nll: var must have x's shape {x.shape}, or 1 or nothing as its last axis, "
                 f"got {var.shape}"
             )
         one_each = OPS["reshape"](var, shape=(*x.shape[:-1], 1))
-        var = OPS["add"](one_each, np.zeros(x.shape, x.dtype))
+        var = OPS["add"](one_each, arrays.full(x.shape, 0, x.dtype, x.data if isinstance(x, Tensor) else x))
     return OPS["gaussian_nll"](x, target, var, reduction=reduction, full=full, eps=eps)

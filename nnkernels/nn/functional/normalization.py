@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.autograd import Tensor
 from nnkernels.autograd.tensor import apply_keeping
+from nnkernels.machine.arrays import full
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
+from nnkernels.ops.batch_norm.running import move_running
+from nnkernels.ops.validate import is_array
 
 
 def batch_norm(
@@ -30,17 +34,14 @@ def batch_norm(
     check_running(x, running_mean, running_var)
     y, (mean, rstd) = apply_keeping(OPS["batch_norm"], (x, weight, bias), {"eps": eps})
     n = x.shape[0] * math.prod(x.shape[2:])
-    # In float64: rstd of a small variance is close to that of 0.
-    variance = np.maximum(rstd.astype(np.float64) ** -2 - eps, 0)
-    running_mean += momentum * (mean - running_mean)
-    running_var += (momentum * (variance * (n / (n - 1)) - running_var)).astype(running_var.dtype)
+    move_running(mean, rstd, running_mean, running_var, momentum, eps, n)
     return y
 
 
 def check_running(x: Any, *statistics: Any) -> None:
     """Demand arrays that can be updated in place, one value per channel of x."""
     for name, a in zip(("running_mean", "running_var"), statistics):
-        if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64):
+        if not is_array(a) or a.dtype not in (np.float32, np.float64):
             raise TypeError(f"batch_norm: {name} must be a float32 or float64 array, got {type(a).__name__}")
         if a.shape != x.shape[1:2]:
             raise ValueError(
@@ -69,10 +70,13 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
         raise ValueError(
             f"rms_norm: normalized_shape must be the trailing axes of x {x.shape}, got {normalized_shape!r}"
         )
-    small = np.asarray(np.finfo(x.dtype).eps if eps is None else eps, x.dtype)
+    small, exponent = (
+        full((), value, x.dtype, x.data if isinstance(x, Tensor) else x)
+        for value in (float(np.finfo(x.dtype).eps) if eps is None else eps, -0.5)
+    )
     dims = tuple(range(-len(shape), 0))
     square = OPS["mean"](OPS["mul"](x, x), dim=dims, keepdim=True)
-    y = OPS["mul"](x, OPS["pow"](OPS["add"](square, small), np.asarray(-0.5, x.dtype)))
+    y = OPS["mul"](x, OPS["pow"](OPS["add"](square, small), exponent))
     return y if weight is None else OPS["mul"](y, weight)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.arrays import full
 from nnkernels.nn.functional.dropout import draw_mask
 from nnkernels.nn.init import Rng
 from nnkernels.ops import OPS
@@ -34,6 +35,7 @@ def scaled_dot_product_attention(
     number("scaled_dot_product_attention", "dropout_p", dropout_p, 0, np.nextafter(1, 2))
     keep = None
     if dropout_p > 0:
-        mask = draw_mask((*query.shape[:-1], key.shape[-2]), dropout_p, rng)
-        keep = np.asarray(mask / (1 - dropout_p) if dropout_p < 1 else mask, query.dtype)
+        mask = draw_mask((*query.shape[:-1], key.shape[-2]), dropout_p, rng, query)
+        one = full(mask.shape, 1, query.dtype, mask)
+        keep = OPS["dropout"](one, mask, p=dropout_p)
     return OPS["attention"](query, key, value, attn_mask, keep, is_causal=is_causal, scale=scale)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkernels.autograd import Tensor
+from nnkernels.machine.arrays import move
 from nnkernels.nn import functional as F
 from nnkernels.nn import init
 from nnkernels.nn.layers.common import positive
@@ -119,7 +121,7 @@ class MultiheadAttention(Module):
                 continue
             if getattr(mask, "requires_grad", False):
                 raise ValueError(f"{NAME}: {name} has no gradient; detach it")
-            mask = np.asarray(mask)
+            mask = np.asarray(move(mask.data if isinstance(mask, Tensor) else mask, "cpu"))
             if mask.shape not in shapes:
                 raise ValueError(f"{NAME}: {name} must have shape {' or '.join(map(str, shapes))}, got "
                                  f"{mask.shape}")  # fmt: skip
@@ -131,12 +133,14 @@ class MultiheadAttention(Module):
             elif numbers.ndim == 3:
                 numbers = numbers.reshape(B, self.num_heads, L, S)
             total = numbers if total is None else total + numbers
-        return None if total is None else np.asarray(total, dtype)
+        if total is None:
+            return None
+        side = "cpu" if self.in_proj_weight.device == "cpu" else "cuda"
+        return move(np.asarray(total, dtype), side)  # masks are small: they are put together on the host
 
     def _weighted(self, q: Any, k: Any, v: Any, mask: Any, p: float) -> tuple[Any, Any]:
         """Return the heads' outputs and their weights (B, heads, L, S), step by step."""
-        scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
-        scores = (q * scale) @ OPS["transpose"](k, dim0=2, dim1=3)
+        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ OPS["transpose"](k, dim0=2, dim1=3)
         weights = F.dropout(F.softmax(scores if mask is None else scores + mask), p, rng=self.rng)
         return weights @ v, weights
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkernels.autograd import Tensor
+from nnkernels.machine.arrays import full
 from nnkernels.nn import functional as F
 from nnkernels.nn import init
 from nnkernels.nn.layers.common import positive
@@ -31,10 +33,10 @@ def weights(
     return made if bias else [*made, None, None]
 
 
-def states_of(layer: str, hx: Any, count: int, shape: tuple[int, ...], dtype: Any) -> list[Any]:
+def states_of(layer: str, hx: Any, count: int, shape: tuple[int, ...], x: Any) -> list[Any]:
     """Return the initial states that came in, or zeros; each must have ``shape``."""
     if hx is None:
-        return [np.zeros(shape, dtype) for _ in range(count)]
+        return [full(shape, 0, x.dtype, x.data if isinstance(x, Tensor) else x) for _ in range(count)]
     if (not isinstance(hx, (tuple, list)) or len(hx) != 2) if count == 2 else isinstance(hx, (tuple, list)):
         wanted = "a pair (h_0, c_0)" if count == 2 else "one array or Tensor h_0"
         raise TypeError(f"{layer}: hx must be {wanted}, got {type(hx).__name__}")
@@ -104,9 +106,7 @@ class RNNBase(Module):
             x = OPS["transpose"](x, dim0=0, dim1=1)
         count = self.num_layers * (2 if self.bidirectional else 1)
         batch = () if single else (x.shape[1],)
-        states = states_of(
-            name, hx, 2 if self.op == "lstm" else 1, (count, *batch, self.hidden_size), x.dtype
-        )
+        states = states_of(name, hx, 2 if self.op == "lstm" else 1, (count, *batch, self.hidden_size), x)
         if single:
             states = [OPS["reshape"](s, shape=(count, 1, self.hidden_size)) for s in states]
         x, last = self._layers(x, states)
@@ -211,7 +211,7 @@ class RNNCellBase(Module):
                 f"shape {x.shape}"
             )
         shape, rows = (*x.shape[:-1], self.hidden_size), x.shape[0] if x.ndim == 2 else 1
-        states = states_of(name, hx, 2 if self.op == "lstm" else 1, shape, x.dtype)
+        states = states_of(name, hx, 2 if self.op == "lstm" else 1, shape, x)
         states = [OPS["reshape"](s, shape=(rows, self.hidden_size)) for s in states]
         w = [getattr(self, key) for key in NAMES]
         y = OPS[self.op](OPS["reshape"](x, shape=(1, rows, self.input_size)), *states, *w, **self.attributes)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.attention.cuda import attention_backward_cuda, attention_forward_cuda
 from nnkernels.ops.attention.loops import attention_backward_loops, attention_forward_loops
 from nnkernels.ops.attention.tuned import attention_backward_tuned, attention_forward_tuned
 from nnkernels.ops.attention.vectorized import (
@@ -36,7 +37,7 @@ from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.matmul import matmul
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.softmax import softmax
-from nnkernels.ops.validate import fail_type, floats, given, number
+from nnkernels.ops.validate import fail_type, floats, given, is_array, number
 
 # --- in ops ---
 
@@ -61,7 +62,7 @@ def check(
     q: Array, k: Array, v: Array, mask: Any = None, keep: Array | None = None, *, is_causal: Any = False,
     scale: Any = None,
 ) -> None:  # fmt: skip
-    adds = isinstance(mask, np.ndarray) and mask.dtype.kind == "b" and not isinstance(mask, np.ma.MaskedArray)
+    adds = is_array(mask) and mask.dtype.kind == "b" and not isinstance(mask, np.ma.MaskedArray)
     floats(NAME, q=q, k=k, v=v, **given(mask=None if adds else mask, keep=keep))
     for name, a in (("q", q), ("k", k), ("v", v)):
         if a.ndim < 2 or a.shape[-1] == 0:
@@ -164,6 +165,7 @@ attention = Op(
     loops=Body(attention_forward_loops, attention_backward_loops),
     vectorized=Body(attention_forward_vectorized, attention_backward_vectorized),
     tuned=Body(attention_forward_tuned, attention_backward_tuned),
+    cuda=Body(attention_forward_cuda, attention_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
+from nnkernels.ops.batch_norm.cuda import batch_norm_backward_cuda, batch_norm_forward_cuda
 from nnkernels.ops.batch_norm.loops import batch_norm_backward_loops, batch_norm_forward_loops
 from nnkernels.ops.batch_norm.shapes import Inputs, Outputs, weights
 from nnkernels.ops.batch_norm.tuned import batch_norm_backward_tuned, batch_norm_forward_tuned
@@ -134,6 +135,7 @@ batch_norm = Op(
     loops=Body(batch_norm_forward_loops, batch_norm_backward_loops),
     vectorized=Body(batch_norm_forward_vectorized, batch_norm_backward_vectorized),
     tuned=Body(batch_norm_forward_tuned, batch_norm_backward_tuned),
+    cuda=Body(batch_norm_forward_cuda, batch_norm_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -18,6 +18,7 @@ import numpy as np
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.batch_norm.cuda import inference_backward_cuda, inference_forward_cuda
 from nnkernels.ops.batch_norm.shapes import as_planes, weights
 from nnkernels.ops.batch_norm.tuned import LONG, Plan, U, block_sums, normalise, plan_for
 from nnkernels.ops.batch_norm.vectorized import along_channels
@@ -295,6 +296,7 @@ batch_norm_inference = Op(
     loops=Body(inference_forward_loops, inference_backward_loops),
     vectorized=Body(inference_forward_vectorized, inference_backward_vectorized),
     tuned=Body(inference_forward_tuned, inference_backward_tuned),
+    cuda=Body(inference_forward_cuda, inference_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -20,6 +20,7 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import before_relu, check_activation
+from nnkernels.ops.conv2d.cuda import convolution_cuda
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
 from nnkernels.ops.conv2d.methods import describe, no_winograd
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
@@ -194,6 +195,7 @@ conv2d = Op(
     loops=Body(conv2d_forward_loops, conv2d_backward_loops),
     vectorized=Body(conv2d_forward_vectorized, conv2d_backward_vectorized),
     tuned=Body(conv2d_forward_tuned, conv2d_backward_tuned),
+    cuda=convolution_cuda,
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.memory import Array
-from nnkernels.ops.cross_entropy import loops, tuned, vectorized
+from nnkernels.ops.cross_entropy import cuda, loops, tuned, vectorized
 from nnkernels.ops.cross_entropy.loops import Pair, effective_targets, with_weight
 from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.losses.labels import (
@@ -40,7 +40,7 @@ from nnkernels.ops.losses.labels import (
 from nnkernels.ops.losses.reduction import REDUCTIONS
 from nnkernels.ops.op import BadInput, Mutant, Op, Sample
 from nnkernels.ops.softmax import log_softmax
-from nnkernels.ops.validate import fail_type, floats, number, rank
+from nnkernels.ops.validate import fail_type, floats, is_array, number, rank
 
 # --- in ops ---
 
@@ -70,7 +70,7 @@ def check(
 ) -> None:  # fmt: skip
     floats(NAME, logits=logits)
     rank(NAME, "logits", logits, 2, "(N, C)")
-    if not isinstance(targets, np.ndarray):
+    if not is_array(targets):
         fail_type(NAME, "targets", targets, "a NumPy array or a Tensor")
     if targets.dtype.kind in "iu":
         check_labels_shape(NAME, logits, targets, "logits")
@@ -171,6 +171,8 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
     for rows, classes, factor in ((500, 101, 3333), (64, 10, 1), (4096, 1000, 1)):
         x = np.asarray(rng.uniform(-3, 3, (rows, classes)) * factor, dtype)  # first: e^x alone overflows
         yield Sample(f"{rows}x{classes} labels", (x, rng.integers(0, classes, rows)))
+    x = np.asarray(rng.uniform(-3, 3, (3, 10007)), dtype)
+    yield Sample("3x10007 labels", (x, rng.integers(0, 10007, 3)))
     t = probabilities(rng, (500, 101), dtype)
     x = np.asarray(rng.uniform(-3, 3, t.shape), dtype)
     yield Sample("500x101 probabilities", (x, t))
@@ -199,6 +201,7 @@ softmax_cross_entropy = Op(
     loops=loops.BODY,
     vectorized=vectorized.BODY,
     tuned=tuned.BODY,
+    cuda=cuda.BODY,
     check=check,
     check_values=check_values,
     samples=samples,

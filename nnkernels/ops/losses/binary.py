@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.arrays import full
 from nnkernels.machine.elementary import exp, log1p_up_to_1
 from nnkernels.machine.elementary import log as ln
 from nnkernels.machine.jit import inline, inline_always, typed
@@ -76,6 +77,29 @@ def weighted_logits_df_tuned(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> 
     return w * ((one + (q - one) * y) * sigmoid_tuned(z, 0) - q * y)
 
 
+@inline
+def logits_cuda(z: Any, y: Any, *_: Any) -> Any:
+    return max(z, typed(0, z)) - z * y + np.log1p(np.exp(-abs(z)))
+
+
+@inline
+def logits_df_cuda(z: Any, y: Any, *_: Any) -> Any:
+    return typed(1, z) / (typed(1, z) + np.exp(-z)) - y
+
+
+@inline
+def weighted_logits_cuda(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> Any:
+    one = typed(1, z)
+    softplus = np.log1p(np.exp(-abs(z))) + max(-z, typed(0, z))
+    return w * ((one - y) * z + (one + (q - one) * y) * softplus)
+
+
+@inline
+def weighted_logits_df_cuda(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> Any:
+    one = typed(1, z)
+    return w * ((one + (q - one) * y) / (one + np.exp(-z)) - q * y)
+
+
 def logits_numpy(z: Array, y: Array, *_: Any) -> Array:
     return np.asarray(np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z))))
 
@@ -93,11 +117,15 @@ def weighted_logits_df_numpy(z: Array, y: Array, a: Any, b: Any, q: Array, w: Ar
     return np.asarray(w * ((1 + (q - 1) * y) * sigmoid_numpy(z, 0) - q * y))
 
 
+def ones_like(z: Array) -> Any:
+    return full(z.shape, 1, z.dtype, z)
+
+
 def logits_given(z: Array, y: Array, weight: Array | None = None, pos_weight: Array | None = None) -> Given:
     if weight is None and pos_weight is None:
         return PLAIN
-    q = np.ones_like(z) if pos_weight is None else pos_weight
-    return Given(1, 0.0, 0.0, q, np.ones_like(z) if weight is None else weight)
+    q = ones_like(z) if pos_weight is None else pos_weight
+    return Given(1, 0.0, 0.0, q, ones_like(z) if weight is None else weight)
 
 
 # --- bce ---
@@ -147,6 +175,17 @@ def weighted_bce_tuned(p: Any, y: Any, a: Any, b: Any, u: Any, w: Any) -> Any:
 @inline
 def weighted_bce_df_tuned(p: Any, y: Any, a: Any, b: Any, u: Any, w: Any) -> Any:
     return w * bce_df_tuned(p, y)
+
+
+@inline
+def bce_cuda(p: Any, y: Any, *_: Any) -> Any:
+    least = typed(-100, p)
+    return -(y * max(np.log(p), least) + (typed(1, y) - y) * max(np.log1p(-p), least))
+
+
+@inline
+def weighted_bce_cuda(p: Any, y: Any, a: Any, b: Any, u: Any, w: Any) -> Any:
+    return w * bce_cuda(p, y)
 
 
 def bce_numpy(p: Array, y: Array, *_: Any) -> Array:
@@ -322,13 +361,15 @@ bce_with_logits = make_op(
                 Formula(weighted_logits_numpy, weighted_logits_df_numpy, no_other)),
     tuned=(Formula(logits_tuned, logits_df_tuned, no_other),
            Formula(weighted_logits_tuned, weighted_logits_df_tuned, no_other)),
+    cuda=(Formula(logits_cuda, logits_df_cuda, no_other),
+          Formula(weighted_logits_cuda, weighted_logits_df_cuda, no_other)),
     gradient=by_formula(logits_formula),
     mutants=(
         mutant("overflowing form", "z * y + np.log1p(np.exp(-abs(z)))\n\n\n@inline",
                "z * y + np.log1p(np.exp(abs(z)))\n\n\n@inline"),
         mutant("target added", "return sigmoid_f(z, 0) - y", "return sigmoid_f(z, 0) + y"),
         mutant("weights of y forgotten backward", "* sigmoid_f(z, 0) - q * y)", "* sigmoid_f(z, 0) - y)"),
-        mutant("weights missing", "np.ones_like(z) if weight is None else weight", "np.ones_like(z)"),
+        mutant("weights missing", "ones_like(z) if weight is None else weight", "ones_like(z)"),
         mutant("power not negative", "z * y + log1p_up_to_1(exp(-abs(z)))",
                "z * y + log1p_up_to_1(exp(z))", "tuned"),
         mutant("max(z, 0) for max(-z, 0)", "(-z if z < 0 else typed(0, z))",
@@ -349,6 +390,7 @@ bce = make_op(
                 Formula(weighted_bce_numpy, weighted_bce_df_numpy, no_other)),
     tuned=(Formula(bce_tuned, bce_df_tuned, no_other),
            Formula(weighted_bce_tuned, weighted_bce_df_tuned, no_other)),
+    cuda=(Formula(bce_cuda, bce_df, no_other), Formula(weighted_bce_cuda, weighted_bce_df, no_other)),
     gradient=bce_gradient,
     mutants=(
         mutant("ln p for ln(1 - p)", "max(np.log1p(-p), typed", "max(np.log(p), typed"),

@@ -8,6 +8,7 @@ import numpy as np
 from nnkernels.machine.jit import jit_elementwise
 from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import Gradient
+from nnkernels.ops.losses.cuda import make_cuda
 from nnkernels.ops.losses.elementwise import (
     Family,
     Formula,
@@ -130,7 +131,7 @@ def make_bench_samples(draw: Draw, spread: float) -> Callable[..., Any]:
 def make_op(
     name: str, family: Family, check: Callable[..., None], draw: Draw, *,
     loops: tuple[Formula, ...], vectorized: tuple[Formula, ...], tuned: tuple[Formula, ...],
-    names: tuple[str, str], flops: int, mutants: tuple[Mutant, ...],
+    names: tuple[str, str], flops: int, mutants: tuple[Mutant, ...], cuda: tuple[Formula, ...] | None = None,
     check_values: Callable[..., None] | None = None, cases: tuple[dict[str, Any], ...] = (),
     more: More | None = None, bad: Bad | None = None, spread: float = 1.0, gradient: Gradient,
 ) -> Op:  # fmt: skip
@@ -140,6 +141,7 @@ def make_op(
         loops=make_loops(family, loops),
         vectorized=make_vectorized(family, vectorized),
         tuned=make_tuned(family, tuned),
+        cuda=make_cuda(family, cuda or loops),
         check=check,
         check_values=check_values,
         samples=make_samples(draw, cases, more),

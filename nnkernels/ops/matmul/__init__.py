@@ -16,6 +16,7 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import multilinear
+from nnkernels.ops.matmul.cuda import matmul_backward_cuda, matmul_forward_cuda
 from nnkernels.ops.matmul.gemm import describe
 from nnkernels.ops.matmul.loops import matmul_backward_loops, matmul_forward_loops
 from nnkernels.ops.matmul.tuned import matmul_backward_tuned, matmul_forward_tuned
@@ -105,6 +106,7 @@ matmul = Op(
     loops=Body(matmul_forward_loops, matmul_backward_loops),
     vectorized=Body(matmul_forward_vectorized, matmul_backward_vectorized),
     tuned=Body(matmul_forward_tuned, matmul_backward_tuned),
+    cuda=Body(matmul_forward_cuda, matmul_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

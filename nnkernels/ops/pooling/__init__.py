@@ -25,6 +25,12 @@ import numpy as np
 from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.pooling.cuda import (
+    avg_pool2d_backward_cuda,
+    avg_pool2d_forward_cuda,
+    max_pool2d_backward_cuda,
+    max_pool2d_forward_cuda,
+)
 from nnkernels.ops.pooling.loops import (
     avg_pool2d_backward_loops,
     avg_pool2d_forward_loops,
@@ -248,6 +254,7 @@ max_pool2d = Op(
     loops=Body(max_pool2d_forward_loops, max_pool2d_backward_loops),
     vectorized=Body(max_pool2d_forward_vectorized, max_pool2d_backward_vectorized),
     tuned=Body(max_pool2d_forward_tuned, max_pool2d_backward_tuned),
+    cuda=Body(max_pool2d_forward_cuda, max_pool2d_backward_cuda),
     check=named("max_pool2d", check_max),
     samples=max_samples,
     bad_inputs=max_bad_inputs,
@@ -290,6 +297,7 @@ avg_pool2d = Op(
     loops=Body(avg_pool2d_forward_loops, avg_pool2d_backward_loops),
     vectorized=Body(avg_pool2d_forward_vectorized, avg_pool2d_backward_vectorized),
     tuned=Body(avg_pool2d_forward_tuned, avg_pool2d_backward_tuned),
+    cuda=Body(avg_pool2d_forward_cuda, avg_pool2d_backward_cuda),
     check=named("avg_pool2d", check_avg),
     samples=avg_samples,
     bad_inputs=avg_bad_inputs,

@@ -29,6 +29,7 @@ from nnkernels.ops.assemble import concatenate
 from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.linear import linear
 from nnkernels.ops.op import BadInput, Mutant, Op, Sample
+from nnkernels.ops.recurrent.cuda import make_cuda
 from nnkernels.ops.recurrent.loops import make_loops
 from nnkernels.ops.recurrent.shapes import CELLS, GATES, Inputs, Outputs
 from nnkernels.ops.recurrent.tuned import make_tuned
@@ -173,6 +174,7 @@ def make_op(op: str, checks: Any, mutants: tuple[tuple[str, Any, str, str], ...]
         yield sample(op, rng, dtype, (2, 36, 20, 72 if op == "lstm" else 84 if op == "gru" else 144))
         yield sample(op, rng, dtype, (32, 32, 64, 128))
         yield sample(op, rng, dtype, (50, 1, 64, 128))
+        yield sample(op, rng, dtype, (4, 32, 256, 1024))  # too large for one multiprocessor of a GPU
 
     def flops(*arrays: Array, **attributes: Any) -> int:
         x, h0 = arrays[:2]
@@ -188,6 +190,7 @@ def make_op(op: str, checks: Any, mutants: tuple[tuple[str, Any, str, str], ...]
         loops=make_loops(op),
         vectorized=make_vectorized(op),
         tuned=make_tuned(op),
+        cuda=make_cuda(op),
         check=checks,
         samples=samples,
         bad_inputs=bad_inputs,

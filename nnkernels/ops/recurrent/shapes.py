@@ -2,8 +2,7 @@
 
 from typing import Any, NamedTuple, cast
 
-import numpy as np
-
+from nnkernels.machine.arrays import full
 from nnkernels.machine.memory import Array
 
 TANH, RELU, LSTM, GRU = range(4)
@@ -47,14 +46,15 @@ def call_of(op: str, inputs: Inputs, attributes: dict[str, Any]) -> Call:
         inputs = (*inputs[:2], inputs[1], *inputs[2:])
     x, h0, c0, w_ih, w_hh = cast(tuple[Array, ...], inputs[:5])
     b_ih, b_hh = (*inputs[5:], None, None)[:2]
-    zeros = np.zeros(len(w_ih), x.dtype)
-    b_ih, b_hh = zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh
+    if b_ih is None or b_hh is None:
+        zeros = full((len(w_ih),), 0, x.dtype, x)
+        b_ih, b_hh = zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh
     return Call(cell, bool(attributes.get("reverse", False)), x, h0, c0, w_ih, w_hh, b_ih, b_hh)
 
 
 def results(call: Call, states: Array, kept: Array) -> Outputs:
     """Return what forward does: an LSTM's h and c of all steps (2, T, B, H), else h alone (T, B, H)."""
-    return (states if call.cell == LSTM else states[0]), kept
+    return (states if call.cell == LSTM else states.reshape(call.sizes)), kept
 
 
 def as_states(call: Call, y: Array) -> Array:

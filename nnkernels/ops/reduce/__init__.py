@@ -18,6 +18,7 @@ import numpy as np
 from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import linear, piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.reduce.cuda import max_cuda, mean_cuda, sum_cuda
 from nnkernels.ops.reduce.loops import (
     Shape,
     make_mean,
@@ -63,7 +64,9 @@ def fault(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, body, f"reduce/{file}.py", old, new)
 
 
-def make_op(name: str, loops: Body, vectorized: Body, tuned: Body, mutants: tuple[Fault, ...]) -> Op:
+def make_op(
+    name: str, loops: Body, vectorized: Body, tuned: Body, cuda: Body, mutants: tuple[Fault, ...]
+) -> Op:
     """Return the record; values are a shuffled grid, so that no two are within a difference step."""
 
     def values(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
@@ -115,6 +118,7 @@ def make_op(name: str, loops: Body, vectorized: Body, tuned: Body, mutants: tupl
         loops=loops,
         vectorized=vectorized,
         tuned=tuned,
+        cuda=cuda,
         check=lambda x, dim=None, keepdim=False: check(name, x, dim, keepdim),
         samples=samples,
         bad_inputs=bad_inputs,
@@ -131,7 +135,7 @@ sum_loops = Body(sum_forward_loops, sum_backward_loops)
 sum_vectorized = Body(sum_forward_vectorized, sum_backward_vectorized)
 
 sum = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
-    "sum", sum_loops, sum_vectorized, sum_tuned,
+    "sum", sum_loops, sum_vectorized, sum_tuned, sum_cuda,
     (
         ("missing +=", "loops", "total[source_index(i, shape, steps)] += x[i]",
          "total[source_index(i, shape, steps)] = x[i]"),
@@ -148,7 +152,7 @@ sum = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     ),
 )  # fmt: skip
 mean = make_op(
-    "mean", make_mean(sum_loops), make_mean(sum_vectorized), mean_tuned,
+    "mean", make_mean(sum_loops), make_mean(sum_vectorized), mean_tuned, mean_cuda,
     (
         ("divided by the size of x", "loops", "y / x.dtype.type(count(x, dim))", "y / x.dtype.type(x.size)"),
         ("gradient not divided by n", "loops", "dy / dy.dtype.type(count(inputs[0], dim))", "dy / 1"),
@@ -166,7 +170,7 @@ mean = make_op(
 )  # fmt: skip
 max = make_op(  # noqa: A001
     "max", Body(max_forward_loops, max_backward_loops), Body(max_forward_vectorized, max_backward_vectorized),
-    Body(max_forward_tuned, max_backward_tuned),
+    Body(max_forward_tuned, max_backward_tuned), max_cuda,
     (
         ("last element of a tie", "loops", "argmax[j] < 0 or x[i] > y[j]", "argmax[j] < 0 or x[i] >= y[j]"),
         ("argmax within the row", "loops", "argmax[j] = i\n", "argmax[j] = j\n"),

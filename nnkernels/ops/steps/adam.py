@@ -195,7 +195,7 @@ DECOUPLED = {"step": 3, "weight_decay": 0.5, "lr": 0.1, "decoupled_weight_decay"
 LATE = {"step": 1000, "lr": 0.1, "betas": (0.5, 0.9), "eps": 0.1}
 
 adam_step = Op(
-    "adam_step", *make_bodies(plan_adam),
+    "adam_step", **make_bodies(plan_adam),
     check=check_adam,
     counter="step",
     check_values=check_step("adam_step"),
@@ -227,7 +227,7 @@ adam_step = Op(
     ),
 )  # fmt: skip
 nadam_step = Op(
-    "nadam_step", *make_bodies(plan_nadam),
+    "nadam_step", **make_bodies(plan_nadam),
     check=check_nadam,
     counter="step",
     check_values=check_step("nadam_step"),
@@ -252,7 +252,7 @@ nadam_step = Op(
     ),
 )  # fmt: skip
 radam_step = Op(
-    "radam_step", *make_bodies(plan_radam),
+    "radam_step", **make_bodies(plan_radam),
     check=check_radam,
     counter="step",
     check_values=check_step("radam_step"),

@@ -196,7 +196,7 @@ def flops_rmsprop(
 
 
 rmsprop_step = Op(
-    "rmsprop_step", *make_bodies(plan_rmsprop),
+    "rmsprop_step", **make_bodies(plan_rmsprop),
     check=check_rmsprop,
     samples=make_samples(
         "--+..", {}, ("--+..", {"lr": 0.1, "alpha": 0.5, "eps": 0.1, "weight_decay": 0.1}),
@@ -221,7 +221,7 @@ rmsprop_step = Op(
     ),
 )  # fmt: skip
 adagrad_step = Op(
-    "adagrad_step", *make_bodies(plan_adagrad),
+    "adagrad_step", **make_bodies(plan_adagrad),
     check=check_adagrad,
     counter="step",
     check_values=check_step("adagrad_step"),
@@ -243,7 +243,7 @@ adagrad_step = Op(
     ),
 )  # fmt: skip
 adadelta_step = Op(
-    "adadelta_step", *make_bodies(plan_adadelta),
+    "adadelta_step", **make_bodies(plan_adadelta),
     check=check_adadelta,
     samples=make_samples(
         "--++", {}, ("--++", {"lr": 0.5, "rho": 0.5, "eps": 0.1, "weight_decay": 0.1}),

@@ -33,7 +33,7 @@ def lion(p: Any, g: Any, state: Any, n: Any) -> Any:
     return keep * p - lr * u, (beta2 * m + gain2 * g,)
 
 
-LION = make_rule(lion, 1, 6)
+LION = make_rule(lion, 1, 6, roots=False)
 
 
 def plan(
@@ -63,7 +63,7 @@ def bad_inputs() -> Iterator[BadInput]:
 
 
 lion_step = Op(
-    "lion_step", *make_bodies(plan),
+    "lion_step", **make_bodies(plan),
     check=check,
     samples=make_samples(
         "---", {"lr": 0.1}, ("---", {"lr": 0.1, "weight_decay": 0.5}), ("---", {"betas": (0.5, 0.75)}),

@@ -19,10 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_array import empty as empty_on_gpu
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty
 from nnkernels.ops.matmul.gemm import gemm
+from nnkernels.ops.matmul.gemm_cuda import gemm_cuda
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.reduce.total import total
 from nnkernels.ops.steps.records import check_arrays, check_options, common_bad_inputs, values
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -91,6 +96,14 @@ def turn_tuned(x: Array, coefficients: Coefficients) -> Array:
 # --- bodies: they differ in how a turn is computed ---
 
 
+def ratio_of(shape: tuple[int, ...], adjust_lr_fn: str | None) -> float:
+    """Return what the learning rate is multiplied by for a matrix of this shape."""
+    M, N = shape
+    if adjust_lr_fn == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(M, N))
+    return math.sqrt(max(1, M / N))
+
+
 def make_body(turn: Callable[[Array, Coefficients], Array]) -> Body:
     """Return the body; of the time that a step takes, what stands here is a small part."""
 
@@ -109,19 +122,91 @@ def make_body(turn: Callable[[Array, Coefficients], Array]) -> Body:
         m *= momentum
         m += (1 - momentum) * grad
         u = (1 - momentum) * grad + momentum * m if nesterov else m
-        M, N = param.shape
-        ratio = math.sqrt(max(1, M / N))
-        if adjust_lr_fn == "match_rms_adamw":
-            ratio = 0.2 * math.sqrt(max(M, N))
         x = orthogonal(u, ns_coefficients, ns_steps, eps)
         param *= 1 - lr * weight_decay
-        param -= lr * ratio * x
+        param -= lr * ratio_of(param.shape, adjust_lr_fn) * x
         return param, m
 
     return Body(forward)
 
 
 LOOPS, VECTORIZED, TUNED = map(make_body, (turn_loops, turn_vectorized, turn_tuned))
+
+
+# --- cuda: A = X^T X and X = X P for a tall X, so that nothing is transposed; the norm stays on the GPU ---
+
+
+@kernel
+def momentum_kernel(
+    grad: Array, momentum: Any, gain: Any, nesterov: int, m: Array, u: Array, v: Array
+) -> None:
+    """Move m, write u and its squares v."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < m.size:
+        g, moved = gain * grad[at(i)], momentum * m[at(i)]
+        mean = moved + g
+        m[at(i)] = mean
+        x = g + momentum * mean if nesterov else mean
+        u[at(i)], v[at(i)] = x, x * x
+
+
+@kernel
+def divide_kernel(square: Array, eps: Any, x: Array) -> None:
+    """Divide x by the root of ``square``, the one element of an array, or by eps where that is larger."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < x.size:
+        norm = math.sqrt(square[0])
+        x[at(i)] /= eps if norm < eps else norm
+
+
+@kernel
+def polynomial_kernel(a: Array, aa: Array, coefficients: Any, size: int, p: Array) -> None:
+    """Write c0 I + c1 A + c2 A A to p, with A and A A given."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < p.size:
+        c0, c1, c2 = coefficients
+        s = c1 * a[at(i)] + c2 * aa[at(i)]
+        p[at(i)] = s + c0 if i % (size + 1) == 0 else s
+
+
+@kernel
+def move_kernel(x: Array, keep: Any, rate: Any, param: Array) -> None:
+    """Write param = keep param - rate x."""
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < param.size:
+        param[at(i)] = keep * param[at(i)] - rate * x[at(i)]
+
+
+def turn_cuda(x: GpuArray, c: tuple[Any, ...]) -> GpuArray:
+    """Return (c0 + c1 A + c2 A A) X."""
+    (M, N), n = x.shape, min(x.shape)
+    a, aa, p = (empty_on_gpu((n, n), x.dtype, x.device) for _ in range(3))
+    y = empty_like(x)
+    gemm_cuda(x, x, a, (n, n, max(M, N)), transpose_a=M > N, transpose_b=M <= N)
+    gemm_cuda(a, a, aa, (n, n, n))
+    polynomial_kernel[blocks_for(p.size), THREADS](a, aa, c, n, p)
+    left, right = (x, p) if M > N else (p, x)
+    gemm_cuda(left, right, y, (M, N, n))
+    return y
+
+
+def forward_cuda(
+    param: GpuArray, grad: GpuArray, m: GpuArray, *, lr: float = 1e-3, weight_decay: float = 0.1,
+    momentum: float = 0.95, nesterov: bool = True, ns_coefficients: Coefficients = COEFFICIENTS,
+    eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None,
+) -> tuple[GpuArray, GpuArray]:  # fmt: skip
+    """Return what the other bodies do; all that is read on the host are shapes and attributes."""
+    number, blocks = param.dtype.type, blocks_for(param.size)
+    x, squares = empty_like(m), empty_like(m)
+    momentum_kernel[blocks, THREADS](
+        grad, number(momentum), number(1 - momentum), int(nesterov), m, x, squares
+    )
+    divide_kernel[blocks, THREADS](total(squares), number(eps), x)
+    for _ in range(ns_steps):
+        x = turn_cuda(x, tuple([number(c) for c in ns_coefficients]))
+    rate = lr * ratio_of(param.shape, adjust_lr_fn)
+    move_kernel[blocks, THREADS](x, number(1 - lr * weight_decay), number(rate), param)
+    return param, m
 
 
 # --- records ---
@@ -181,6 +266,7 @@ muon_step = Op(
     loops=LOOPS,
     vectorized=VECTORIZED,
     tuned=TUNED,
+    cuda=Body(forward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

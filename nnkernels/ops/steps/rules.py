@@ -6,18 +6,20 @@ A rule says what one element of the parameter and its state become:
 
 with ``state`` a tuple of up to three numbers (momentum, mean square, ...) and ``numbers`` the
 hyper-parameters and what is computed from them once per call, in float64. ``loops`` and ``tuned`` apply the
-formula to one element after the other, ``vectorized`` to whole arrays. Formulas call nothing but operators
-and NumPy's functions of numbers.
+formula to one element after the other, ``vectorized`` to whole arrays; ``cuda`` has a thread for PER_THREAD
+elements. Formulas call nothing but operators and NumPy's functions of numbers.
 
-Bound of ``tuned``: memory. Every array is read and written once, where expressions over whole arrays make a
-pass for each operation: 12 bytes per float32 parameter without state, 8 more for each state.
+Bound of ``tuned`` and ``cuda``: memory. Every array is read and written once, where expressions over whole
+arrays make a pass for each operation: 12 bytes per float32 parameter without state, 8 more for each state.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import (
     inline,
     inline_elementwise,
@@ -29,11 +31,13 @@ from nnkernels.machine.jit import (
 )
 from nnkernels.machine.memory import Array
 from nnkernels.machine.threads import CHUNK
-from nnkernels.ops.op import Body
+from nnkernels.ops.op import Body, BodyName
 
 # Elements from which threads share a step. In a training step the other threads sleep by the time of the
 # update: waking them takes longer than 20 us. Roots and divisions take longer than reading and writing.
 SERIAL_BELOW, SERIAL_BELOW_IF_CHEAP = 1 << 17, 1 << 18
+
+PER_THREAD = 4  # elements of a GPU thread
 
 Formula = Callable[..., Any]
 Kernel = Callable[..., None]
@@ -46,6 +50,16 @@ class Rule(NamedTuple):
     loops: Kernel
     vectorized: Kernel
     tuned: Kernel
+    cuda: Kernel
+
+
+class Bodies(TypedDict):
+    """The bodies of an update step, under the names that its record gives them."""
+
+    loops: Body
+    vectorized: Body
+    tuned: Body
+    cuda: Body
 
 
 # --- what holds the state: none, one, two or three arrays ---
@@ -100,8 +114,10 @@ ACCESS = ((get_none, put_none), (get_one, put_one), (get_two, put_two), (get_thr
 # --- the loops, once ---
 
 
-def make_rule(formula: Formula, states: int, count: int, serial_below: int = SERIAL_BELOW) -> Rule:
-    """Return the kernels of a formula with so many states and ``count`` numbers."""
+def make_rule(
+    formula: Formula, states: int, count: int, serial_below: int = SERIAL_BELOW, roots: bool = True
+) -> Rule:
+    """Return the kernels of a formula with so many states and ``count`` numbers; ``roots`` if it has any."""
     get, put = ACCESS[states]
 
     @jit
@@ -140,18 +156,51 @@ def make_rule(formula: Formula, states: int, count: int, serial_below: int = SER
         kernel = serial if param.size < serial_below else parallel
         kernel(param, grad, a, b, c, numbers)
 
-    return Rule(loops, vectorized, tuned)
+    return Rule(loops, vectorized, tuned, make_cuda(formula, states, roots))
 
 
-def make_bodies(
-    plan: Callable[..., tuple[Rule, tuple[Array, ...], tuple[float, ...]]],
-) -> tuple[Body, Body, Body]:
-    """Return the bodies of an update step: loops, vectorized, tuned.
+def make_cuda(formula: Formula, states: int, roots: bool) -> Kernel:
+    """Return what starts the GPU kernel of a formula.
+
+    All of a thread's loads come before its first store: the compiler cannot know that the arrays lie apart,
+    and would let each load wait for the stores written above it. Roots and divisions in float32 are the fast
+    ones: 2 rounding errors, and what is below 1e-38 counts as 0. Correct ones take a dozen instructions each.
+    """
+    get, put = ACCESS[states]
+
+    @kernel(fastmath=roots)
+    def step_kernel(param: Array, grad: Array, a: Array, b: Array, c: Array, n: Any) -> None:
+        start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+        p, g = cuda.local.array(PER_THREAD, param.dtype), cuda.local.array(PER_THREAD, param.dtype)
+        u = cuda.local.array(PER_THREAD, param.dtype)
+        v = cuda.local.array(PER_THREAD, param.dtype)
+        w = cuda.local.array(PER_THREAD, param.dtype)
+        for k in range(PER_THREAD):
+            if start + k * THREADS < param.size:
+                i = at(start + k * THREADS)
+                p[k], g[k] = param[i], grad[i]
+                put(k, get(i, a, b, c), u, v, w)
+        for k in range(PER_THREAD):
+            if start + k * THREADS < param.size:
+                i = at(start + k * THREADS)
+                fresh, new = formula(p[k], g[k], get(k, u, v, w), n)
+                param[i] = fresh
+                put(i, new, a, b, c)
+
+    def start(param: GpuArray, grad: GpuArray, a: GpuArray, b: GpuArray, c: GpuArray, numbers: Array) -> None:
+        blocks = blocks_for(param.size, THREADS * PER_THREAD)
+        step_kernel[blocks, THREADS](param, grad, a, b, c, tuple(numbers))
+
+    return start
+
+
+def make_bodies(plan: Callable[..., tuple[Rule, tuple[Array, ...], tuple[float, ...]]]) -> Bodies:
+    """Return the bodies of an update step.
 
     ``plan(*state, **attributes)`` returns the rule, the states it moves, and the numbers it wants.
     """
 
-    def body(index: int) -> Body:
+    def body(name: BodyName) -> Body:
         def forward(param: Array, grad: Array, *state: Array | None, **attributes: Any) -> tuple[Array, ...]:
             rule, moved, numbers = plan(*state, **attributes)
             # Arrays of one axis, as optimizers have them, are taken as they are.
@@ -160,12 +209,12 @@ def make_bodies(
             while len(arrays) < 3:  # where there is no state, g stands in
                 arrays.append(g)
             # The numbers in param's dtype: a float64 would widen the arithmetic.
-            rule[index](p, g, *arrays, np.array(numbers, param.dtype))
+            getattr(rule, name)(p, g, *arrays, np.array(numbers, param.dtype))
             return (param, *[s for s in state if s is not None])
 
         return Body(forward)
 
-    return body(0), body(1), body(2)  # in the order of Rule
+    return Bodies(loops=body("loops"), vectorized=body("vectorized"), tuned=body("tuned"), cuda=body("cuda"))
 
 
 @inline

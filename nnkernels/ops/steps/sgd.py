@@ -44,8 +44,8 @@ def with_momentum(p: Any, g: Any, state: Any, n: Any) -> Any:
     return p - lr * u, (velocity,)
 
 
-PLAIN = make_rule(plain, 0, 2, SERIAL_BELOW_IF_CHEAP)
-MOMENTUM = make_rule(with_momentum, 1, 6, SERIAL_BELOW_IF_CHEAP)
+PLAIN = make_rule(plain, 0, 2, SERIAL_BELOW_IF_CHEAP, roots=False)
+MOMENTUM = make_rule(with_momentum, 1, 6, SERIAL_BELOW_IF_CHEAP, roots=False)
 
 
 def plan(
@@ -96,7 +96,7 @@ def flops(
 
 
 sgd_step = Op(
-    "sgd_step", *make_bodies(plan),
+    "sgd_step", **make_bodies(plan),
     check=check,
     samples=make_samples(
         "--.", {"lr": 0.05},

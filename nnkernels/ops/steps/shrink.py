@@ -32,14 +32,14 @@ def shrink(p: Any, g: Any, state: Any, n: Any) -> Any:
     return factor * np.sign(p) * np.maximum(abs(p) - threshold, typed(0, p)), ()
 
 
-SHRINK = make_rule(shrink, 0, 2, SERIAL_BELOW_IF_CHEAP)
+SHRINK = make_rule(shrink, 0, 2, SERIAL_BELOW_IF_CHEAP, roots=False)
 
 
 def plan(*, threshold: float = 0.0, factor: float = 1.0) -> tuple[Rule, tuple[()], tuple[float, float]]:
     return SHRINK, (), (threshold, factor)
 
 
-LOOPS, VECTORIZED, TUNED = make_bodies(plan)
+BODIES = make_bodies(plan)
 
 
 def without_gradient(body: Body) -> Body:
@@ -73,7 +73,11 @@ def bad_inputs() -> Iterator[BadInput]:
 
 
 shrink_step = Op(
-    "shrink_step", without_gradient(LOOPS), without_gradient(VECTORIZED), without_gradient(TUNED),
+    "shrink_step",
+    loops=without_gradient(BODIES["loops"]),
+    vectorized=without_gradient(BODIES["vectorized"]),
+    tuned=without_gradient(BODIES["tuned"]),
+    cuda=without_gradient(BODIES["cuda"]),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

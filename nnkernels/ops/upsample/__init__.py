@@ -23,6 +23,12 @@ from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling import check_flag, check_images, named
+from nnkernels.ops.upsample.cuda import (
+    bilinear_backward_cuda,
+    bilinear_forward_cuda,
+    nearest_backward_cuda,
+    nearest_forward_cuda,
+)
 from nnkernels.ops.upsample.loops import (
     bilinear_backward_loops,
     bilinear_forward_loops,
@@ -156,6 +162,7 @@ upsample_nearest2d = Op(
     loops=Body(nearest_forward_loops, nearest_backward_loops),
     vectorized=Body(nearest_forward_vectorized, nearest_backward_vectorized),
     tuned=Body(nearest_forward_tuned, nearest_backward_tuned),
+    cuda=Body(nearest_forward_cuda, nearest_backward_cuda),
     check=named("upsample_nearest2d", check),
     samples=samples,
     bad_inputs=bad_inputs,
@@ -182,6 +189,7 @@ upsample_bilinear2d = Op(
     loops=Body(bilinear_forward_loops, bilinear_backward_loops),
     vectorized=Body(bilinear_forward_vectorized, bilinear_backward_vectorized),
     tuned=Body(bilinear_forward_tuned, bilinear_backward_tuned),
+    cuda=Body(bilinear_forward_cuda, bilinear_backward_cuda),
     check=named("upsample_bilinear2d", check_bilinear),
     samples=bilinear_samples,
     bad_inputs=bilinear_bad_inputs,
