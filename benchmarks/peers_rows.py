@@ -3,7 +3,7 @@
 No PyTorch here: a process that times our own bodies must not have its thread pool beside them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -148,7 +148,12 @@ def wanted(way: str, i: int) -> bool:
 
 
 def convolutions() -> Iterator[Row]:
-    for shape in CONV:
+    yield from convolutions_2d(CONV)
+    yield from convolutions_1d()
+
+
+def convolutions_2d(shapes: Iterable[tuple[int, ...]]) -> Iterator[Row]:
+    for shape in shapes:
         N, C, H, W, K, k, s, p = shape
         P, Q = (H + 2 * p - k) // s + 1, (W + 2 * p - k) // s + 1
         label = f"{N}x{C}x{H}x{W} {K} {k}x{k}" + f" s{s}" * (s > 1) + f" p{p}" * (p > 0)
@@ -156,6 +161,9 @@ def convolutions() -> Iterator[Row]:
         for way, terms in (("fwd", C * k * k), ("dx", K * k * k), ("dw", N * P * Q)):
             yield Row("conv2d", "conv2d", label, way, arrays, terms, shape in QUICK["conv2d"],
                       {"stride": s, "padding": p})  # fmt: skip
+
+
+def convolutions_1d() -> Iterator[Row]:
     for shape in CONV1D:
         N, C, L, K, k, s, p = shape
         for way, terms in (("fwd", C * k), ("dx", K * k), ("dw", N * L)):

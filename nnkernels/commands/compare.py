@@ -12,12 +12,13 @@ import nnkernels
 from nnkernels import plot
 from nnkernels.commands import CommandError
 from nnkernels.commands.arguments import positive_int, use_threads, writable_png
+from nnkernels.commands.compare_cuda import run_on_gpu, run_simulated
 from nnkernels.commands.measure import Measurement, measure
+from nnkernels.commands.table import HEAD, in_columns
 from nnkernels.machine import info
 from nnkernels.ops import OPS, Op
 from nnkernels.ops.explain import lines
 
-HEAD = f"{'':<14}{'error/ULP':>11}{'relative':>11}{'time':>13}{'GFLOP/s':>12}{'speed-up':>12}"
 NOTES = """\
 error: largest difference of any element from `loops`, in units of that element's last place (sums that cancel
   leave small elements, where these are many), and relative to the largest element
@@ -43,15 +44,33 @@ def add_parser(commands: Any) -> None:
         help="threads that kernels use (default: all cores); NumPy's matrix products, called by "
         "vectorized bodies, have their own number: set OPENBLAS_NUM_THREADS",
     )
+    parser.add_argument(
+        "--body",
+        choices=("cuda",),
+        help="the body for GPUs instead of the others: timed on a GPU, beside loops and tuned",
+    )
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="with --body cuda: no GPU, but the simulator, which runs each kernel on the op's small samples "
+        "and looks for faults; its times say nothing about a GPU (needs the package greenlet)",
+    )
     parser.set_defaults(run=run)  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one block of rows per op as they are measured, then draw."""
     ops = chosen(arguments.op, arguments.all, arguments.backward)
+    if arguments.simulate and arguments.body is None:
+        raise CommandError("argument --simulate: only with --body cuda; the other bodies need no simulator")
+    if arguments.plot is not None and arguments.body is not None:
+        raise CommandError("argument --plot: not with --body cuda")
     if arguments.plot is not None:
         writable_png(arguments.plot, "--plot")
     use_threads(arguments.threads)
+    if arguments.body is not None:
+        with_cuda(ops, arguments)
+        return
     threads = info.threads()
     direction = "backward" if arguments.backward else "forward"
     running = f"{threads.used} thread{'s' * (threads.used != 1)} ({threads.layer})"
@@ -76,6 +95,15 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.plot}")
 
 
+def with_cuda(ops: list[Op], arguments: argparse.Namespace) -> None:
+    """Compare the bodies for GPUs; those of --all that have none are left out."""
+    found = [op for op in ops if op.cuda is not None]
+    if not found:
+        raise CommandError(f"argument --body: {ops[0].name} has no cuda body")
+    compare = run_simulated if arguments.simulate else run_on_gpu
+    compare(found, np.dtype(arguments.dtype), arguments.backward)
+
+
 def chosen(name: str | None, every: bool, backward: bool) -> list[Op]:
     """Return the ops asked for; with ``backward`` those that have gradients."""
     if every == (name is not None):
@@ -89,35 +117,3 @@ def chosen(name: str | None, every: bool, backward: bool) -> list[Op]:
     if backward and OPS[name].loops.backward is None:
         raise CommandError(f"argument --backward: {name} has no gradients")
     return [OPS[name]]
-
-
-def in_columns(row: Measurement) -> str:
-    """Return one line of the table."""
-    about = "~" if row.estimated else ""
-    rate = "-" if row.gflops is None else about + number(row.gflops)
-    return (
-        f"  {row.body:<12}{number(row.ulp):>11}{number(row.relative):>11}{about + duration(row.seconds):>13}"
-        f"{rate:>12}{about + factor(row.speedup):>12}"
-    )
-
-
-def number(value: float) -> str:
-    """Return three significant digits."""
-    if value == 0:
-        return "0"
-    if 999.5 <= value < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if 1e-3 <= value < 999.5 else f"{value:.1e}"
-
-
-def factor(speedup: float) -> str:
-    """Return a speed-up, as a fraction where it is none."""
-    return f"{number(speedup)}x" if speedup >= 0.1 else f"1/{number(1 / speedup)}x"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= 0.9995 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"

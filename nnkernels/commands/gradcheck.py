@@ -12,7 +12,8 @@ import numpy as np
 import nnkernels
 from nnkernels.commands import CommandError
 from nnkernels.commands.arguments import positive_int, use_threads
-from nnkernels.commands.compare import chosen, number
+from nnkernels.commands.compare import chosen
+from nnkernels.commands.table import number
 from nnkernels.machine import info
 from nnkernels.ops import OPS, Op, checks
 from nnkernels.ops.mutants import verdict

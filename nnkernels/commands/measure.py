@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnkernels.machine.gpu import current_device
 from nnkernels.machine.memory import Array
 from nnkernels.ops import checks
 from nnkernels.ops.op import CPU_BODIES, Body, Op, Sample
@@ -21,6 +22,7 @@ ROUNDS = 3  # turns of each body
 # (OpenBLAS's about 0.1 s), and threads that were woken on one core must be moved apart.
 SETTLE, TURN = 0.15, 0.05  # seconds of untimed, then of timed calls
 BLOCK = 5e-4  # seconds: short calls are timed in blocks of about this length, far above the clock's step
+GPU_BLOCK, GPU_BLOCKS = 5e-3, 11  # the same of a GPU, between two events
 
 
 class Measurement(NamedTuple):
@@ -68,14 +70,14 @@ def measure(op: Op, dtype: Any, backward: bool = False) -> list[Measurement]:
 # --- errors ---
 
 
+def given(op: Op, body: Body, arrays: Arrays) -> Any:
+    """Return copies of arrays where the body wants them: in host memory, or on what "cuda" means."""
+    return checks.placed("cuda" if body is op.cuda else "loops", checks.copies(arrays))
+
+
 def results(op: Op, body: Body, sample: Sample, backward: bool) -> Arrays:
     """Return what a call computes: outputs, or the gradients for a fixed random cotangent."""
-    outputs = body.forward(*checks.copies(sample.arrays), **sample.attributes)
-    if not backward:
-        return outputs
-    assert body.backward is not None
-    dy = checks.cotangent(np.random.default_rng(1), outputs)
-    return body.backward(dy, outputs, sample.arrays, checks.differentiable(op, sample), **sample.attributes)
+    return checks.fetched(caller(op, body, sample, backward)())
 
 
 def largest_error(got: Arrays, wanted: Arrays) -> tuple[float, float]:
@@ -101,17 +103,14 @@ def largest_error(got: Arrays, wanted: Arrays) -> tuple[float, float]:
 # --- times ---
 
 
-def caller(op: Op, body: Body, sample: Sample, backward: bool) -> Callable[[], object]:
+def caller(op: Op, body: Body, sample: Sample, backward: bool) -> Callable[[], Any]:
     """Return the call to be timed, on copies of its own: update steps overwrite their inputs."""
-    arrays, attributes = checks.copies(sample.arrays), sample.attributes
+    arrays, attributes = given(op, body, sample.arrays), sample.attributes
     if not backward:
         return lambda: body.forward(*arrays, **attributes)
     outputs = body.forward(*arrays, **attributes)
-    dy, needs, pull_back = (
-        checks.cotangent(np.random.default_rng(1), outputs),
-        checks.differentiable(op, sample),
-        body.backward,
-    )
+    (dy,) = given(op, body, (checks.cotangent(np.random.default_rng(1), outputs),))
+    needs, pull_back = checks.differentiable(op, sample), body.backward
     assert pull_back is not None
     return lambda: pull_back(dy, outputs, arrays, needs, **attributes)
 
@@ -147,6 +146,19 @@ def timed(call: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
+
+
+def gpu_seconds(call: Callable[[], object]) -> float:
+    """Return the median seconds of a call's work on the device that "cuda" means."""
+    device = current_device()
+    call()  # compiles
+    repeats = max(1, int(GPU_BLOCK / max(device.timed(call), 1e-9)))
+
+    def block() -> None:
+        for _ in range(repeats):
+            call()
+
+    return statistics.median(device.timed(block) for _ in range(GPU_BLOCKS)) / repeats
 
 
 # --- plain Python ---

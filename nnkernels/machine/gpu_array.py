@@ -212,7 +212,8 @@ class GpuArray:
 def shares_memory(a: Any, b: Any) -> bool:
     """Return whether two arrays, on a GPU or the host, may overlap."""
     if isinstance(a, GpuArray) and isinstance(b, GpuArray):
-        return a.owner is b.owner and a.start < b.start + b.size and b.start < a.start + a.size
+        overlap = a.start < b.start + b.size and b.start < a.start + a.size
+        return a.owner is b.owner and overlap and a.size > 0 and b.size > 0
     if isinstance(a, GpuArray) or isinstance(b, GpuArray):
         return False
     return bool(np.may_share_memory(a, b))

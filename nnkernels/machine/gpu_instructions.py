@@ -153,9 +153,7 @@ def compiled_copy4(typing: Any, x: Any, i: Any, y: Any, j: Any, n: Any) -> Any:
             address(builder, pointer(context, builder, signature.args[2], y, j), GLOBAL),
             builder.mul(count, INT(4)),
         ]
-        assembly(
-            builder, VOID, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}", operands
-        )
+        assembly(builder, VOID, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}", operands)
         return context.get_dummy_value()
 
     return types.void(x, i, y, j, n), make
@@ -225,9 +223,7 @@ def compiled_ldmatrix(typing: Any, x: Any, i: Any) -> Any:
     def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = address(builder, pointer(context, builder, signature.args[0], *args), SHARED)
         code = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
-        words = assembly(
-            builder, ir.LiteralStructType([INT] * 4), code, "=r,=r,=r,=r,r,~{memory}", [place]
-        )
+        words = assembly(builder, ir.LiteralStructType([INT] * 4), code, "=r,=r,=r,=r,r,~{memory}", [place])
         return as_tuple(context, builder, signature.return_type, words)
 
     return types.UniTuple(x.dtype, 4)(x, i), make

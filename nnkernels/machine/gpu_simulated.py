@@ -258,7 +258,8 @@ NUMBERS = {
 
 def as_numpy_type(dtype: Any) -> Any:
     """Return a Numba or NumPy type as NumPy's."""
-    names = {numba.int32: np.int32, numba.int64: np.int64, numba.boolean: np.bool_}
+    names = {operator.index: np.uint32}  # what ``at``, another name of uint32, has become
+    names |= {numba.int32: np.int32, numba.int64: np.int64, numba.boolean: np.bool_}
     return names.get(dtype, NUMBERS.get(dtype, dtype))
 
 

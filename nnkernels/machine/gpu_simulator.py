@@ -29,8 +29,9 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import use_device
 from nnkernels.machine.gpu_kernel import Kernel, rebound
-from nnkernels.machine.gpu_simulated import WARP, Meeting, meaning, simulated_cuda, waits_for_others
+from nnkernels.machine.gpu_simulated import Meeting, meaning, simulated_cuda, waits_for_others
 from nnkernels.machine.gpu_simulated_memory import (
+    WARP,
     Memory,
     Moment,
     RaceError,

@@ -14,7 +14,6 @@ from nnkernels.ops.gradients import multilinear
 from nnkernels.ops.op import Op
 from nnkernels.ops.validate import choice
 
-
 PER_THREAD = 4  # elements of a GPU thread, a block's width apart
 
 

@@ -15,23 +15,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray
+from nnkernels.machine.gpu_array import empty as empty_on
 from nnkernels.machine.jit import inline, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
+from nnkernels.ops.assemble_cuda import padded
 from nnkernels.ops.op import Body, Mutant
 from nnkernels.ops.shape import Map, Shape, gather, integers, make_op, row_steps, scatter
+from nnkernels.ops.shape_cuda import gathered
+from nnkernels.ops.shape_cuda import scatter as scatter_cuda
 from nnkernels.ops.validate import axis_index, fail_type, floats
 
 # --- pad ---
 
 
-def margins(x: Array, padding: Shape) -> tuple[tuple[int, int], ...]:
+def margins(x: Array | GpuArray, padding: Shape) -> tuple[tuple[int, int], ...]:
     """Return (before, after) for each axis of x, the first axis first."""
     pairs = [(padding[i], padding[i + 1]) for i in range(0, len(padding), 2)]
     return ((0, 0),) * (x.ndim - len(pairs)) + tuple(reversed(pairs))
 
 
-def pad_place(x: Array, padding: Shape) -> tuple[Map, Shape]:
+def pad_place(x: Array | GpuArray, padding: Shape) -> tuple[Map, Shape]:
     """Return where x stands in y, and y's shape."""
     sides = margins(x, padding)
     shape = tuple(before + n + after for n, (before, after) in zip(x.shape, sides))
@@ -80,7 +85,7 @@ def pad_backward_vectorized(
 # --- concatenate ---
 
 
-def concatenate_places(xs: tuple[Array, ...], dim: int) -> tuple[list[Map], Shape]:
+def concatenate_places(xs: tuple[Array, ...] | tuple[GpuArray, ...], dim: int) -> tuple[list[Map], Shape]:
     """Return where each x stands in y, and y's shape."""
     axis = dim % xs[0].ndim
     shape = list(xs[0].shape)
@@ -274,6 +279,43 @@ def concatenate_backward_tuned(
     return tuple(grads)
 
 
+# --- cuda: the maps of ``loops``; where a part of dy is contiguous, it is the gradient ---
+
+
+def pad_forward_cuda(x: GpuArray, padding: Shape, value: float = 0.0) -> tuple[GpuArray]:
+    return (padded(x, margins(x, padding), value),)
+
+
+def pad_backward_cuda(
+    dy: GpuArray,
+    outputs: tuple[GpuArray],
+    inputs: tuple[GpuArray],
+    needs: tuple[bool],
+    padding: Shape,
+    value: float = 0.0,
+) -> tuple[GpuArray | None]:
+    return (gathered(dy, pad_place(inputs[0], padding)[0]) if needs[0] else None,)
+
+
+def concatenate_forward_cuda(*xs: GpuArray, dim: int = 0) -> tuple[GpuArray]:
+    places, shape = concatenate_places(xs, dim)
+    y = empty_on(shape, xs[0].dtype, xs[0].device)
+    for x, where in zip(xs, places):
+        scatter_cuda(x, where, y)
+    return (y,)
+
+
+def concatenate_backward_cuda(
+    dy: GpuArray,
+    outputs: tuple[GpuArray],
+    inputs: tuple[GpuArray, ...],
+    needs: tuple[bool, ...],
+    dim: int = 0,
+) -> tuple[GpuArray | None, ...]:
+    places, _ = concatenate_places(inputs, dim)
+    return tuple(gathered(dy, where) if need else None for where, need in zip(places, needs))
+
+
 # --- records ---
 
 
@@ -319,6 +361,7 @@ pad = make_op(
     Body(pad_forward_loops, pad_backward_loops),
     Body(pad_forward_vectorized, pad_backward_vectorized),
     Body(pad_forward_tuned, pad_backward_vectorized),
+    Body(pad_forward_cuda, pad_backward_cuda),
     check_pad,
     cases=(
         (((2, 3),), {"padding": (1, 2)}), (((2, 3),), {"padding": (1, 2, 3, 0), "value": -1.5}),
@@ -351,6 +394,7 @@ concatenate = make_op(
     Body(concatenate_forward_loops, concatenate_backward_loops),
     Body(concatenate_forward_vectorized, concatenate_backward_vectorized),
     Body(concatenate_forward_tuned, concatenate_backward_tuned),
+    Body(concatenate_forward_cuda, concatenate_backward_cuda),
     check_concatenate,
     cases=(
         (((2, 3),), {}), (((2, 3), (1, 3)), {}), (((2, 3), (2, 1), (2, 4)), {"dim": 1}),

@@ -433,8 +433,9 @@ div = make_op(
 )  # fmt: skip
 pow = make_op(  # noqa: A001 (NumPy's and PyTorch's name)
     "pow", pow_f, pow_df1, pow_df2, numpy=(pow_f, pow_df1_numpy, pow_df2_numpy),
-    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), cuda=(pow_cuda, pow_df1_cuda, pow_df2), special=lambda body: with_squares(body, mul.tuned),
-    positive=True, flops=32, gradient=by_partials(pow_partial1, pow_partial2),
+    tuned=(pow_tuned, pow_df1_tuned, pow_df2_tuned), cuda=(pow_cuda, pow_df1_cuda, pow_df2),
+    special=lambda body: with_squares(body, mul.tuned), positive=True, flops=32,
+    gradient=by_partials(pow_partial1, pow_partial2),
     mutants=(
         mutant("exponent not lowered", "x2 * x1 ** (x2 - typed(1, x2)) if", "x2 * x1 ** x2 if"),
         mutant("logarithm forgotten", "return y * np.log(x1) if", "return y if"),

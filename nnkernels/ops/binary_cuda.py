@@ -19,6 +19,7 @@ from nnkernels.ops.reduce.tuned import plan
 
 Scalar = Callable[..., Any]
 PER_THREAD = 4  # elements that a thread loads before it uses the first
+AXES = 4  # of kernels that look up places once for many elements
 
 
 def make_forward(f: Scalar) -> Kernel:
@@ -31,11 +32,11 @@ def make_forward(f: Scalar) -> Kernel:
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
         for k in range(PER_THREAD):  # behind the end, the last element once more
             i = min(at(start + k * THREADS), at(y.size - 1))
-            lefts[k], rights[k] = x1[at(source(i, axes, steps1))], x2[at(source(i, axes, steps2))]
+            lefts[k], rights[k] = x1[source(i, axes, steps1)], x2[source(i, axes, steps2)]
         for k in range(PER_THREAD):
             i = at(start + k * THREADS)
             if i < at(y.size):
-                y[at(i)] = f(lefts[k], rights[k])
+                y[i] = f(lefts[k], rights[k])
 
     return forward_kernel
 
@@ -55,15 +56,15 @@ def make_backward(df1: Scalar, df2: Scalar, first: bool, second: bool) -> Kernel
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
         for k in range(PER_THREAD):
             i = min(at(start + k * THREADS), at(y.size - 1))
-            lefts[k], rights[k] = x1[at(source(i, axes, steps1))], x2[at(source(i, axes, steps2))]
-            dys[k], ys[k] = dy[at(i)], y[at(i)]
+            lefts[k], rights[k] = x1[source(i, axes, steps1)], x2[source(i, axes, steps2)]
+            dys[k], ys[k] = dy[i], y[i]
         for k in range(PER_THREAD):
             i = at(start + k * THREADS)
             if i < at(y.size):
                 if first:
-                    dx1[at(i)] = dys[k] * df1(lefts[k], rights[k], ys[k])
+                    dx1[i] = dys[k] * df1(lefts[k], rights[k], ys[k])
                 if second:
-                    dx2[at(i)] = dys[k] * df2(lefts[k], rights[k], ys[k])
+                    dx2[i] = dys[k] * df2(lefts[k], rights[k], ys[k])
 
     return backward_kernel
 
@@ -123,7 +124,7 @@ def stretched_gradient(
     grid = grids((outer, n, inner))[0]
     sums = empty((outer, grid.parts, inner), y.dtype, y.device)
     sums_kernel[(grid.blocks, grid.parts), grid.threads](
-        dy, x1, x2, y, *folded(x1.shape, x2.shape)[1], outer, n, inner,
+        dy, x1, x2, y, *folded(x1.shape, x2.shape, AXES)[1], outer, n, inner,
         grid.share, grid.width_bits, grid.lane_bits, grid.tiles, sums,
     )  # fmt: skip
     rest = [(outer, grid.parts, inner)] if grid.parts > 1 else []

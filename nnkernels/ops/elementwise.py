@@ -159,11 +159,11 @@ def make_cuda(f: Scalar, df: Scalar, defaults: Defaults, expected: Expected) -> 
         xs = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
         for k in range(PER_THREAD):
-            xs[k] = x[at(min(start + k * THREADS, y.size - 1))]
+            xs[k] = x[min(at(start + k * THREADS), at(y.size - 1))]
         for k in range(PER_THREAD):
-            i = start + k * THREADS
-            if i < y.size:
-                y[at(i)] = f(xs[k], a)
+            i = at(start + k * THREADS)
+            if i < at(y.size):
+                y[i] = f(xs[k], a)
 
     @kernel(expected=expected)
     def backward_kernel(dy: Array, x: Array, y: Array, a: Any, dx: Array) -> None:
@@ -172,12 +172,12 @@ def make_cuda(f: Scalar, df: Scalar, defaults: Defaults, expected: Expected) -> 
         ys = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
         for k in range(PER_THREAD):
-            i = min(start + k * THREADS, dx.size - 1)
-            dys[k], xs[k], ys[k] = dy[at(i)], x[at(i)], y[at(i)]
+            i = min(at(start + k * THREADS), at(dx.size - 1))
+            dys[k], xs[k], ys[k] = dy[i], x[i], y[i]
         for k in range(PER_THREAD):
-            i = start + k * THREADS
-            if i < dx.size:
-                dx[at(i)] = dys[k] * df(xs[k], ys[k], a)
+            i = at(start + k * THREADS)
+            if i < at(dx.size):
+                dx[i] = dys[k] * df(xs[k], ys[k], a)
 
     a_of = attribute_reader(defaults)
 

@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like, zeros
+from nnkernels.machine.gpu_array import empty as device_empty
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import U
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.gradients import linear
+from nnkernels.ops.graph.cuda import add_rows as add_sorted_rows
+from nnkernels.ops.graph.cuda import gather
+from nnkernels.ops.graph.sorting import sorted_by
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import fail_type, floats, rank
+from nnkernels.ops.validate import fail_type, floats, is_array, rank
 
 NAME = "embedding"
 Inputs = tuple[Array, Array]
@@ -150,11 +155,37 @@ def embedding_backward_tuned(
     return None, dw
 
 
+# --- cuda: rows gathered, and added up in the order of their index; bound by memory ---
+
+
+def embedding_forward_cuda(
+    index: GpuArray, w: GpuArray, *, padding_idx: int | None = None
+) -> tuple[GpuArray]:  # fmt: skip
+    """Return the rows; NaN for an index that is none."""
+    y = device_empty((*index.shape, w.shape[1]), w.dtype, w.device)
+    return (gather(w, index, 1, len(w), w.shape[1], y),)
+
+
+def embedding_backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray], inputs: tuple[GpuArray, GpuArray], needs: Needs, *,
+    padding_idx: int | None = None,
+) -> tuple[None, GpuArray | None]:  # fmt: skip
+    if not needs[1]:
+        return None, None
+    index, w = inputs
+    if index.size == 0:
+        return None, zeros(w.shape, w.dtype, w.device)
+    padding = NO_PADDING if padding_idx is None else padding_idx % len(w)
+    indptr, order = sorted_by(index, len(w))
+    dw = empty_like(w)
+    return None, add_sorted_rows(indptr, order, None, None, dy, 1, index.size, dw, skip=padding)
+
+
 # --- records ---
 
 
 def check(index: Array, w: Array, *, padding_idx: Any = None) -> None:
-    if not isinstance(index, np.ndarray) or isinstance(index, np.ma.MaskedArray):
+    if not is_array(index) or isinstance(index, np.ma.MaskedArray):
         fail_type(NAME, "indices", index, "an int64 array")
     if index.dtype.kind != "i" or index.itemsize != 8:
         fail_type(NAME, "indices", index, "an int64 array")
@@ -234,6 +265,7 @@ embedding = Op(
     loops=Body(embedding_forward_loops, embedding_backward_loops),
     vectorized=Body(embedding_forward_vectorized, embedding_backward_vectorized),
     tuned=Body(embedding_forward_tuned, embedding_backward_tuned),
+    cuda=Body(embedding_forward_cuda, embedding_backward_cuda),
     check=check,
     check_values=check_values,
     samples=samples,

@@ -14,12 +14,11 @@ from typing import Any
 
 import numba
 
-from nnkernels.machine.gpu_kernel import at, device_function
+from nnkernels.machine.gpu_kernel import at, device_function, next_power_of_two
 from nnkernels.ops.folding import fold
 
 Tuple = tuple[int, ...]
 Axes = tuple[tuple[int, int, int], ...]  # of each axis the size n, m - 2^32 and s
-AT_LEAST = 4  # axes, where there is more than one
 
 
 def divisor(n: int) -> tuple[int, int, int]:
@@ -31,46 +30,59 @@ def divisor(n: int) -> tuple[int, int, int]:
 @device_function
 def quotient(i: Any, m: int, s: int) -> Any:
     """Return i // n, 0 <= i < 2^31."""
-    return numba.int32((numba.int64(at(i)) * numba.int64(at(m + (1 << 32)))) >> (31 + s))
+    return at((numba.int64(at(i)) * numba.int64(at(m + (1 << 32)))) >> (31 + s))
 
 
 @device_function
 def source(i: Any, axes: Any, steps: Any) -> Any:
-    """Return where the flat position i of an array with these axes lies in one with these steps."""
-    i, j = numba.int32(i), numba.int32(0)
+    """Return where the flat position i of an array with these axes lies in one with these steps.
+
+    Every number is taken modulo 2^32, which is half the work of 64 bits, and right for what is a place.
+    """
+    i, j = at(i), at(0)
     for axis in range(len(axes) - 1, 0, -1):
         n, m, s = axes[axis]
         rest = quotient(i, m, s)
-        j = numba.int32(j + numba.int32(i - rest * n) * steps[axis])  # a sum of int32 is int64 to Numba
+        j = at(j + at(i - rest * at(n)) * at(steps[axis]))
         i = rest
-    return numba.int32(j + i * steps[0])
+    return at(j + i * at(steps[0]))
 
 
-@lru_cache(maxsize=1024)
-def merged(sizes: Tuple, *steps: Tuple) -> tuple[Any, ...]:
-    """Return axes and steps, neighbouring axes made one where all steps allow it.
+def joined(sizes: Tuple, *steps: Tuple) -> list[Tuple]:
+    """Return (size, *steps) of each axis, neighbouring axes made one where all steps allow it.
 
-    There are 1 axis, or 4, 8, ..., axes of size 1 in front: a kernel is compiled for each number. Sizes are
-    at least 1.
+    Axes of size 1 are left out; no size is 0.
     """
-    found: list[tuple[int, ...]] = []  # (size, *steps), the last axis first
+    axes: list[Tuple] = []  # the last one first
     for n, *outer in zip(*(reversed(values) for values in (sizes, *steps))):
         if n == 1:
             continue
-        if found and all(step == found[-1][0] * inner for step, inner in zip(outer, found[-1][1:])):
-            found[-1] = (n * found[-1][0], *found[-1][1:])
+        if axes and all(step == axes[-1][0] * inner for step, inner in zip(outer, axes[-1][1:])):
+            axes[-1] = (n * axes[-1][0], *axes[-1][1:])
         else:
-            found.append((n, *outer))
-    more = 1 if not found else -len(found) % AT_LEAST if len(found) > 1 else 0
-    sizes, *steps = zip(*reversed(found + [(1, *(0 for _ in steps))] * more))
-    return tuple(map(divisor, sizes)), *steps
+            axes.append((n, *outer))
+    return axes[::-1]
 
 
 @lru_cache(maxsize=1024)
-def folded(shape1: Tuple, shape2: Tuple) -> tuple[Tuple, tuple[Any, ...]]:
+def merged(sizes: Tuple, *steps: Tuple, least: int = 1) -> tuple[Any, ...]:
+    """Return axes and steps for ``source``, neighbouring axes made one where all steps allow it.
+
+    There are 1, 2, 4, 8, ..., but ``least`` axes, with size 1 in front where these are too many: a kernel is
+    compiled once more for each number.
+    """
+    found = joined(sizes, *steps)
+    missing = max(next_power_of_two(len(found)), least) - len(found)
+    sizes, *after = zip(*[(1, *(0 for _ in steps))] * missing, *found)
+    return tuple(map(divisor, sizes)), *after
+
+
+@lru_cache(maxsize=1024)
+def folded(shape1: Tuple, shape2: Tuple, least: int = 1) -> tuple[Tuple, tuple[Any, ...]]:
     """Return the common shape of two arrays that broadcast, and what ``merged`` makes of its places in both.
 
     Nothing for a shape without elements.
     """
     shape, *found = fold(shape1, shape2)
-    return shape, () if 0 in shape else merged(*(tuple(values.tolist()) for values in found))
+    places = () if 0 in shape else merged(*(tuple(values.tolist()) for values in found), least=least)
+    return shape, places

@@ -17,8 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numba import int32
 
 from nnkernels.machine.elementary import power
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
+from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, kernel
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, signed, typed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW
@@ -247,6 +251,110 @@ def lrn_backward_tuned(
     return (dx,)
 
 
+# --- cuda: a thread has CHANNELS neighbouring channels at one position; what it reads, it reads for all of
+# them, so that for a window of 5 two squares are read per result. Bound: memory, as tuned ---
+
+CHANNELS = 4
+
+
+@device_function
+def inverse_power(d: Any, beta: Any) -> Any:
+    """d^-beta, by roots where beta is 0.75."""
+    if beta == typed(0.75, beta):
+        root = math.sqrt(d)
+        return typed(1, d) / (root * math.sqrt(root))
+    return math.pow(d, -beta)
+
+
+@kernel
+def forward_cuda_kernel(
+    x: Array, C: int, by_s: Divisor, by_groups: Divisor, size: int, how: tuple[Any, Any, Any], y: Array,
+    d: Array,
+) -> None:  # fmt: skip
+    """``how`` holds alpha / size, beta and k."""
+    t = thread_number()
+    line = quotient(t, by_s)
+    n = quotient(line, by_groups)
+    S = by_s[0]
+    c, first = int32((line - n * by_groups[0]) * CHANNELS), int32(n * C * S + t - line * S)
+    if n * C * S < x.size:
+        before, after = size // 2, (size - 1) // 2
+        energy = cuda.local.array(CHANNELS, x.dtype)
+        for k in range(CHANNELS):
+            energy[k] = x.dtype.type(0)
+        for j in range(max(0, c - before), min(C, c + CHANNELS + after)):
+            v = x[at(first + j * S)]
+            for k in range(CHANNELS):
+                near = (j >= c + k - before) & (j <= c + k + after)
+                energy[k] += v * v if near else x.dtype.type(0)
+        scaled = cuda.local.array(CHANNELS, x.dtype)
+        for k in range(CHANNELS):
+            energy[k] = how[2] + how[0] * energy[k]
+            scaled[k] = x[at(first + min(c + k, C - 1) * S)] * inverse_power(energy[k], how[1])
+        for k in range(CHANNELS):
+            if c + k < C:
+                d[at(first + (c + k) * S)] = energy[k]
+                y[at(first + (c + k) * S)] = scaled[k]
+
+
+@kernel
+def backward_cuda_kernel(
+    dy: Array, x: Array, y: Array, d: Array, C: int, by_s: Divisor, by_groups: Divisor, size: int,
+    how: tuple[Any, Any], dx: Array,
+) -> None:  # fmt: skip
+    """``how`` holds 2 alpha beta / size and beta."""
+    t = thread_number()
+    line = quotient(t, by_s)
+    n = quotient(line, by_groups)
+    S = by_s[0]
+    c, first = int32((line - n * by_groups[0]) * CHANNELS), int32(n * C * S + t - line * S)
+    if n * C * S < x.size:
+        before, after = (size - 1) // 2, size // 2
+        total = cuda.local.array(CHANNELS, x.dtype)
+        for k in range(CHANNELS):
+            total[k] = x.dtype.type(0)
+        for j in range(max(0, c - before), min(C, c + CHANNELS + after)):
+            i = first + j * S
+            q = dy[at(i)] * y[at(i)] / d[at(i)]
+            for k in range(CHANNELS):
+                near = (j >= c + k - before) & (j <= c + k + after)
+                total[k] += q if near else x.dtype.type(0)
+        for k in range(CHANNELS):
+            i = first + min(c + k, C - 1) * S
+            total[k] = dy[at(i)] * inverse_power(d[at(i)], how[1]) - how[0] * x[at(i)] * total[k]
+        for k in range(CHANNELS):
+            if c + k < C:
+                dx[at(first + (c + k) * S)] = total[k]
+
+
+def grid_over(x: GpuArray) -> tuple[tuple[int, int], tuple[int, Divisor, Divisor]]:
+    """Return the kernels' grid, and C with the divisors by positions and by groups of channels."""
+    (N, C), S = x.shape[:2], math.prod(x.shape[2:])
+    groups = blocks_for(C, CHANNELS)
+    return grid_of(N * groups * S), (C, divisor(max(S, 1)), divisor(max(groups, 1)))
+
+
+def lrn_forward_cuda(
+    x: GpuArray, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> tuple[GpuArray, GpuArray]:
+    (grid, sizes), kind = grid_over(x), x.dtype.type
+    y, d = empty_like(x), empty_like(x)
+    forward_cuda_kernel[grid](x, *sizes, size, (kind(alpha / size), kind(beta), kind(k)), y, d)
+    return y, d
+
+
+def lrn_backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray, GpuArray], inputs: tuple[GpuArray], needs: tuple[bool],
+    *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+) -> tuple[GpuArray | None]:  # fmt: skip
+    if not needs[0]:
+        return (None,)
+    (grid, sizes), kind, dx = grid_over(dy), dy.dtype.type, empty_like(dy)
+    how = kind(2 * alpha * beta / size), kind(beta)
+    backward_cuda_kernel[grid](dy, inputs[0], *outputs, *sizes, size, how, dx)
+    return (dx,)
+
+
 # --- in ops ---
 
 
@@ -326,6 +434,7 @@ local_response_norm = Op(
     loops=Body(lrn_forward_loops, lrn_backward_loops),
     vectorized=Body(lrn_forward_vectorized, lrn_backward_vectorized),
     tuned=Body(lrn_forward_tuned, lrn_backward_tuned),
+    cuda=Body(lrn_forward_cuda, lrn_backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

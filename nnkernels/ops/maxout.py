@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numba import int32
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_array import empty as gpu_empty
+from nnkernels.machine.gpu_index import Divisor, divisor, quotient
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import (
     inline_elementwise,
     jit,
@@ -27,18 +32,19 @@ from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.gradients import piecewise_linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.pooling.tuned import beats
 from nnkernels.ops.validate import check_int, floats
 
 PIECE = np.dtype(np.int32)
 RUN = 1024  # outputs whose pieces are compared one after the other while they stay in the L1 cache
 
 
-def result_shape(x: Array, pieces: int) -> tuple[int, ...]:
+def result_shape(x: Array | GpuArray, pieces: int) -> tuple[int, ...]:
     """Return y's shape."""
     return (x.shape[0], x.shape[1] // pieces, *x.shape[2:])
 
 
-def groups(x: Array, pieces: int) -> tuple[int, int, int]:
+def groups(x: Array | GpuArray, pieces: int) -> tuple[int, int, int]:
     """Return (N C / k, k, inner)."""
     return x.shape[0] * (x.shape[1] // pieces), pieces, math.prod(x.shape[2:])
 
@@ -210,6 +216,74 @@ def backward_tuned(
     return (dx,)
 
 
+# --- cuda: PER_THREAD elements of a thread, a block's width apart. Bound: memory traffic ---
+
+PER_THREAD = 4
+
+
+@kernel
+def forward_cuda_kernel(x: Array, k: int, by_inner: Divisor, y: Array, piece: Array) -> None:
+    """A thread compares the pieces of PER_THREAD outputs: their loads do not wait for each other."""
+    start = int32(cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x)
+    if start < y.size:
+        first = cuda.local.array(PER_THREAD, int32)
+        best, where = cuda.local.array(PER_THREAD, x.dtype), cuda.local.array(PER_THREAD, int32)
+        for e in range(PER_THREAD):
+            i = int32(min(start + e * THREADS, y.size - 1))
+            first[e] = i + quotient(i, by_inner) * (k - 1) * by_inner[0]
+            best[e], where[e] = x[at(first[e])], 0
+        for m in range(1, k):
+            for e in range(PER_THREAD):
+                v = x[at(first[e] + m * by_inner[0])]
+                wins = beats(v, best[e])
+                best[e] = v if wins else best[e]
+                where[e] = m if wins else where[e]
+        for e in range(PER_THREAD):
+            i = int32(start + e * THREADS)
+            if i < y.size:
+                y[at(i)] = best[e]
+                piece[at(i)] = where[e]
+
+
+@kernel
+def backward_cuda_kernel(dy: Array, piece: Array, by_k: Divisor, by_inner: Divisor, dx: Array) -> None:
+    """A thread has PER_THREAD elements of dx."""
+    start = int32(cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x)
+    if start < dx.size:
+        v = cuda.local.array(PER_THREAD, dy.dtype)
+        for e in range(PER_THREAD):
+            i = int32(min(start + e * THREADS, dx.size - 1))
+            channel = quotient(i, by_inner)
+            group = quotient(channel, by_k)
+            of = int32(i - (channel - group) * by_inner[0])
+            given, where = dy[at(of)], piece[at(of)]
+            v[e] = given if where == int32(channel - group * by_k[0]) else dy.dtype.type(0)
+        for e in range(PER_THREAD):
+            i = int32(start + e * THREADS)
+            if i < dx.size:
+                dx[at(i)] = v[e]
+
+
+def forward_cuda(x: GpuArray, pieces: int) -> tuple[GpuArray, GpuArray]:
+    shape, (_, k, inner) = result_shape(x, pieces), groups(x, pieces)
+    y, piece = gpu_empty(shape, x.dtype, x.device), gpu_empty(shape, PIECE, x.device)
+    blocks = blocks_for(y.size, THREADS * PER_THREAD)
+    forward_cuda_kernel[blocks, THREADS](x, k, divisor(max(inner, 1)), y, piece)
+    return y, piece
+
+
+def backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray, GpuArray], inputs: tuple[GpuArray], needs: tuple[bool], pieces: int
+) -> tuple[GpuArray | None]:
+    if not needs[0]:
+        return (None,)
+    (x,), (_, piece) = inputs, outputs
+    (_, k, inner), dx = groups(x, pieces), empty_like(x)
+    blocks = blocks_for(dx.size, THREADS * PER_THREAD)
+    backward_cuda_kernel[blocks, THREADS](dy, piece, divisor(k), divisor(max(inner, 1)), dx)
+    return (dx,)
+
+
 # --- records ---
 
 
@@ -268,6 +342,7 @@ maxout = Op(
     loops=Body(forward_loops, backward_loops),
     vectorized=Body(forward_vectorized, backward_vectorized),
     tuned=Body(forward_tuned, backward_tuned),
+    cuda=Body(forward_cuda, backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

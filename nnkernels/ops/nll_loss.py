@@ -22,6 +22,7 @@ from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange, ty
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.gradients import by_formula
+from nnkernels.ops.integers_cuda import as_int64 as device_int64
 from nnkernels.ops.losses.labels import (
     IGNORE,
     as_int64,
@@ -34,7 +35,6 @@ from nnkernels.ops.losses.labels import (
     row_weights,
     sum_of_weights,
 )
-from nnkernels.ops.losses.labels_cuda import as_int64 as device_int64
 from nnkernels.ops.losses.labels_cuda import label_weight, weighted_mean
 from nnkernels.ops.losses.labels_cuda import sum_of_weights as device_sum_of_weights
 from nnkernels.ops.losses.reduction import REDUCTIONS, add_up, sum_into

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numba import int32
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_array import empty as gpu_empty
+from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum
 from nnkernels.machine.jit import inline, jit, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
@@ -23,6 +29,7 @@ from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import floats, rank
 
 Pair = tuple[Array, Array]
+AnyArray = Array | GpuArray
 RUN = 4096  # terms of one sum before it is added to its channel's: short sums stay accurate
 
 # --- loops ---
@@ -50,7 +57,7 @@ def backward_kernel(dy: Array, x: Array, w: Array, dx: Array, dw: Array) -> None
                     dw[c] += dy[n, c, i] * x[n, c, i]
 
 
-def planes(x: Array, weight: Array) -> tuple[int, int, int]:
+def planes(x: AnyArray, weight: AnyArray) -> tuple[int, int, int]:
     """Return (N, C, inner) of x; one channel if all of x shares its slope."""
     return (1, 1, x.size) if weight.size == 1 else (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
 
@@ -187,6 +194,146 @@ def backward_tuned(
     return dx if needs[0] else None, dw if needs[1] else None
 
 
+# --- cuda: dw is summed while dx is written, by blocks that have a part of one channel each, or by threads
+# that have a part of one column, where channels lie side by side; then the parts are. Bound: memory ---
+
+PER_THREAD = 4  # elements a block's width apart, or rows, that a thread reads before it writes
+PARTS = 2048  # about as many blocks sum a large array
+COLUMN_THREADS = 2**18
+
+
+@kernel
+def slopes_kernel(g: Array, x: Array, w: Array, by_inner: Divisor, by_c: Divisor, y: Array) -> None:
+    """y_i = g_i where x_i > 0, else w_c g_i: forward with g = x, dx with g = dy."""
+    start = int32(cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x)
+    if start < y.size:
+        v = cuda.local.array(PER_THREAD, x.dtype)
+        for e in range(PER_THREAD):
+            i = int32(min(start + e * THREADS, y.size - 1))  # no load waits for a test
+            plane = quotient(i, by_inner)
+            slope = w[at(plane - quotient(plane, by_c) * by_c[0])]
+            given, grad = x[at(i)], g[at(i)]
+            v[e] = grad if given > x.dtype.type(0) else slope * grad
+        for e in range(PER_THREAD):
+            i = int32(start + e * THREADS)
+            if i < y.size:
+                y[at(i)] = v[e]
+
+
+@kernel
+def planes_kernel(
+    dy: Array, x: Array, w: Array, n: int, by_inner: Divisor, by_c: Divisor, share: int, dx: Array,
+    partial: Array,
+) -> None:  # fmt: skip
+    """Block p C + c takes elements p share ... of channel c, which has n, and writes their sum."""
+    scratch = cuda.shared.array(WARPS_MOST, x.dtype)
+    part = quotient(cuda.blockIdx.x, by_c)
+    c, width = int32(cuda.blockIdx.x - part * by_c[0]), int32(cuda.blockDim.x)
+    zero, slope, total = x.dtype.type(0), w[at(c)], x.dtype.type(0)
+    v = cuda.local.array(PER_THREAD, x.dtype)
+    where = cuda.local.array(PER_THREAD, int32)
+    last = int32(min((part + 1) * share, n))
+    start = int32(part * share + cuda.threadIdx.x)
+    while start < last:
+        for k in range(PER_THREAD):
+            e = int32(min(start + k * width, last - 1))
+            where[k] = e + (quotient(e, by_inner) * (by_c[0] - 1) + c) * by_inner[0]
+            given, grad = x[at(where[k])], dy[at(where[k])]
+            v[k] = grad if given > zero else slope * grad
+            counts = (start + k * width < last) & (not given > zero)
+            total += grad * given if counts else zero
+        for k in range(PER_THREAD):
+            if (start + k * width < last) & (dx.size > 0):
+                dx[at(where[k])] = v[k]
+        start = int32(start + PER_THREAD * width)
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        partial[at(cuda.blockIdx.x)] = total
+
+
+@kernel
+def columns_kernel(
+    dy: Array, x: Array, w: Array, N: int, by_columns: Divisor, by_inner: Divisor, rows: int, dx: Array,
+    partial: Array,
+) -> None:  # fmt: skip
+    """Thread p M + m takes rows p rows ... of column m of (N, M = C inner), and writes their sum.
+
+    Neither writes an empty dx.
+    """
+    t = thread_number()
+    if t < partial.size:
+        part = quotient(t, by_columns)
+        column = int32(t - part * by_columns[0])
+        zero, slope, total = x.dtype.type(0), w[at(quotient(column, by_inner))], x.dtype.type(0)
+        v = cuda.local.array(PER_THREAD, x.dtype)
+        last = int32(min((part + 1) * rows, N))
+        row = int32(part * rows)
+        while row < last:
+            for k in range(PER_THREAD):
+                i = min(row + k, last - 1) * by_columns[0] + column
+                given, grad = x[at(i)], dy[at(i)]
+                v[k] = grad if given > zero else slope * grad
+                counts = (row + k < last) & (not given > zero)
+                total += grad * given if counts else zero
+            for k in range(PER_THREAD):
+                if (row + k < last) & (dx.size > 0):
+                    dx[at((row + k) * by_columns[0] + column)] = v[k]
+            row = int32(row + PER_THREAD)
+        partial[at(t)] = total
+
+
+@kernel
+def channel_sums_kernel(a: Array, n: int, C: int, by_inner: Divisor, sums: Array) -> None:
+    """Block c sums the n elements of channel c of a (..., C, inner)."""
+    scratch = cuda.shared.array(WARPS_MOST, a.dtype)
+    c = int32(cuda.blockIdx.x)
+    s = a.dtype.type(0)
+    e = int32(cuda.threadIdx.x)
+    while e < n:
+        s += a[at(e + (quotient(e, by_inner) * (C - 1) + c) * by_inner[0])]
+        e = int32(e + cuda.blockDim.x)
+    s = block_sum(s, scratch)
+    if cuda.threadIdx.x == 0:
+        sums[at(c)] = s
+
+
+def slopes(g: GpuArray, x: GpuArray, weight: GpuArray) -> GpuArray:
+    """Return g, times its channel's slope where x is not positive."""
+    y, (_, C, inner) = empty_like(x), planes(x, weight)
+    blocks = blocks_for(y.size, THREADS * PER_THREAD)
+    slopes_kernel[blocks, THREADS](g, x, weight, divisor(max(inner, 1)), divisor(max(C, 1)), y)
+    return y
+
+
+def forward_cuda(x: GpuArray, weight: GpuArray) -> tuple[GpuArray]:
+    return (slopes(x, x, weight),)
+
+
+def backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray], inputs: tuple[GpuArray, GpuArray], needs: tuple[bool, bool]
+) -> tuple[GpuArray | None, GpuArray | None]:
+    x, weight = inputs
+    if not needs[1]:
+        return slopes(dy, x, weight) if needs[0] else None, None
+    N, C, inner = planes(x, weight)
+    dx, dw = gpu_empty(x.shape if needs[0] else (0,), x.dtype, x.device), empty_like(weight)
+    n, by_inner = N * inner, divisor(max(inner, 1))
+    if inner >= WARP:  # neighbouring threads find neighbouring elements of one channel
+        share = max(2 * THREADS * PER_THREAD, blocks_for(n * C, PARTS))
+        parts = blocks_for(n, share)
+        threads = grid_of(blocks_for(min(n, share), PER_THREAD))[1]
+        partial, inner = gpu_empty((parts, C), x.dtype, x.device), 1
+        planes_kernel[parts * C, threads](dy, x, weight, n, by_inner, divisor(C), share, dx, partial)
+    else:
+        rows = max(4 * PER_THREAD, blocks_for(N * C * inner, COLUMN_THREADS))
+        partial = gpu_empty((blocks_for(N, rows), C * inner), x.dtype, x.device)
+        by_columns = divisor(max(C * inner, 1))
+        columns_kernel[grid_of(partial.size)](dy, x, weight, N, by_columns, by_inner, rows, dx, partial)
+    terms = partial.shape[0] * inner
+    channel_sums_kernel[C, grid_of(terms)[1]](partial, terms, C, divisor(max(inner, 1)), dw)
+    return dx if needs[0] else None, dw
+
+
 # --- in ops ---
 
 
@@ -255,6 +402,7 @@ prelu = Op(
     loops=Body(forward_loops, backward_loops),
     vectorized=Body(forward_vectorized, backward_vectorized),
     tuned=Body(forward_tuned, backward_tuned),
+    cuda=Body(forward_cuda, backward_cuda),
     check=check,
     samples=samples,
     bad_inputs=bad_inputs,

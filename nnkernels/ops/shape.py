@@ -25,10 +25,10 @@ from nnkernels.machine.memory import Array, zeros
 from nnkernels.ops.folding import source_index
 from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.shape_cuda import Map, make_copies
 from nnkernels.ops.validate import axis_index, fail_type, floats
 
 Shape = tuple[int, ...]
-Map = tuple[int, Shape, Shape]  # offset, shape, steps
 
 
 def row_steps(shape: Shape) -> Shape:
@@ -150,6 +150,10 @@ def permute_view(x: Array, dims: Shape) -> Array:
 
 def permute_inverse(dy: Array, x: Array, dims: Shape) -> Array:
     return dy.transpose(np.argsort([d % x.ndim for d in dims]))
+
+
+def permute_place_back(dy: Array, dims: Shape) -> Map:
+    return permute_place(dy, tuple(np.argsort([d % dy.ndim for d in dims]).tolist()))
 
 
 def transpose_place(x: Array, dim0: int, dim1: int) -> Map:
@@ -302,7 +306,7 @@ Wrong = tuple[type[Exception], str, tuple[Shape, ...], dict[str, Any]]
 
 
 def make_op(
-    name: str, loops: Body, vectorized: Body, tuned: Body, check: Callable[..., None],
+    name: str, loops: Body, vectorized: Body, tuned: Body, cuda: Body, check: Callable[..., None],
     cases: tuple[Case, ...], large: Case, wrong: tuple[Wrong, ...], mutants: tuple[Mutant, ...],
 ) -> Op:  # fmt: skip
     """Return the record from shapes and attributes; ``large`` is the size worth timing."""
@@ -343,6 +347,7 @@ def make_op(
         loops=loops,
         vectorized=vectorized,
         tuned=tuned,
+        cuda=cuda,
         check=check,
         samples=samples,
         bad_inputs=bad_inputs,
@@ -361,7 +366,7 @@ def mutant(name: str, old: str, new: str, body: Any = "loops") -> Mutant:
 
 views = make_views(reshape_view, reshape_inverse)
 reshape = make_op(
-    "reshape", make_loops(reshape_place), views, views, check_reshape,
+    "reshape", make_loops(reshape_place), views, views, views, check_reshape,
     cases=(
         (((2, 3),), {"shape": (3, 2)}), (((2, 3, 4),), {"shape": (4, -1)}), (((),), {"shape": (1, -1)}),
         (((7,),), {"shape": 7}), (((1,),), {"shape": ()}), (((0, 3),), {"shape": (5, 0)}),
@@ -388,7 +393,7 @@ reshape = make_op(
 )  # fmt: skip
 views = make_views(flatten_view, reshape_inverse)
 flatten = make_op(
-    "flatten", make_loops(flatten_place), views, views, check_flatten,
+    "flatten", make_loops(flatten_place), views, views, views, check_flatten,
     cases=(
         (((2, 3),), {}), (((),), {}), (((2, 3, 4, 5),), {"start_dim": 1}), (((5,),), {"end_dim": 0}),
         (((2, 3, 4, 5),), {"start_dim": -3, "end_dim": 2}), (((0, 2, 2),), {"start_dim": 1}),
@@ -409,9 +414,9 @@ flatten = make_op(
         mutant("axes behind end_dim lost", ", *shape[last + 1 :]", ""),
     ),
 )  # fmt: skip
-views = make_views(permute_view, permute_inverse)
+views, copies = make_views(permute_view, permute_inverse), make_copies(permute_place, permute_place_back)
 permute = make_op(
-    "permute", make_loops(permute_place), views, views, check_permute,
+    "permute", make_loops(permute_place), views, views, copies, check_permute,
     cases=(
         (((2, 3, 4),), {"dims": (2, 0, 1)}), (((2, 3),), {"dims": (-1, 0)}), (((),), {"dims": ()}),
         (((2, 3, 4, 5),), {"dims": (0, 2, 3, 1)}), (((0, 2),), {"dims": (1, 0)}),
@@ -431,9 +436,9 @@ permute = make_op(
         mutant("axes turned around", "return x.transpose(dims)", "return x.transpose(dims[::-1])", "tuned"),
     ),
 )  # fmt: skip
-views = make_views(transpose_view, transpose_inverse)
+views, copies = make_views(transpose_view, transpose_inverse), make_copies(transpose_place, transpose_place)
 transpose = make_op(
-    "transpose", make_loops(transpose_place), views, views, check_transpose,
+    "transpose", make_loops(transpose_place), views, views, copies, check_transpose,
     cases=(
         (((2, 3),), {"dim0": 0, "dim1": 1}), (((2, 3, 4),), {"dim0": -1, "dim1": 0}),
         (((2, 3, 4, 5),), {"dim0": 1, "dim1": 2}), (((3,),), {"dim0": 0, "dim1": -1}),
@@ -453,9 +458,9 @@ transpose = make_op(
                "dx[source_index(i, shape, steps[::-1])] = dy[i]"),
     ),
 )  # fmt: skip
-views = make_views(slice_view, slice_inverse)
+views, copies = make_views(slice_view, slice_inverse), make_copies(slice_place)
 slice = make_op(  # noqa: A001 (Python's name for it)
-    "slice", make_loops(slice_place), views, views, check_slice,
+    "slice", make_loops(slice_place), views, views, copies, check_slice,
     cases=(
         (((5,),), {"index": 2}), (((5,),), {"index": Slice(None, None, -2)}), (((),), {"index": ()}),
         (((4, 5),), {"index": (Slice(1, 3), -1)}), (((4, 5),), {"index": (1, 2)}),

@@ -11,7 +11,6 @@ from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty_like
 from nnkernels.machine.gpu_kernel import Kernel, at, cuda, device_function, kernel
-from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.tiling import (
@@ -25,6 +24,8 @@ from nnkernels.ops.reduce.tiling import (
 )
 
 AT_ONCE = 8  # numbers of a thread in registers
+AT_ONCE_IF_LONG = 4  # of an axis that does not fit
+MOST_IF_LONG = 512  # threads of a block, which leaves them 128 registers each
 MINUS_INFINITY = -math.inf
 
 
@@ -33,18 +34,19 @@ def top_and_sum(
     x: Array, start: int, n: int, step: int, lane: int, scratch: Array, width_bits: int, lane_bits: int
 ) -> tuple[Any, Any]:
     """Return m, the largest of the n numbers from ``start`` on, ``step`` apart, and the sum of e^(x - m)."""
-    values = cuda.local.array(AT_ONCE, x.dtype)
+    values = cuda.local.array(AT_ONCE_IF_LONG, x.dtype)
     top, s = x.dtype.type(MINUS_INFINITY), x.dtype.type(0)
-    for k in range(lane, n, AT_ONCE << lane_bits):
+    k = lane
+    while k < n:
         before = top
-        for j in range(AT_ONCE):
-            row = k + (j << lane_bits)
-            value = x[at(start + min(row, n - 1) * step)]
-            values[j] = value if row < n else x.dtype.type(MINUS_INFINITY)
+        for j in range(AT_ONCE_IF_LONG):
+            value = x[at(start + min(k, n - 1) * step)]
+            values[j] = value if k < n else x.dtype.type(MINUS_INFINITY)
             top = max(top, values[j])
+            k += 1 << lane_bits
         if top > before:
             s *= math.exp(before - top)
-        for j in range(AT_ONCE):
+        for j in range(AT_ONCE_IF_LONG):
             if values[j] != x.dtype.type(MINUS_INFINITY):  # where all are, -inf - -inf would be NaN
                 s += math.exp(values[j] - top)
     m = max_over_lanes(top, scratch, width_bits, lane_bits)
@@ -84,7 +86,7 @@ def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
             if here and k < n:
                 y[at(start + k * inner)] = values[j] - log_s if log else values[j] * scale
 
-    @kernel(launch_bounds=MOST_THREADS)
+    @kernel(launch_bounds=MOST_IF_LONG)
     def long_forward_kernel(
         x: Array, outer: int, n: int, inner: int, width_bits: int, lane_bits: int, tiles: int, y: Array
     ) -> None:
@@ -94,12 +96,16 @@ def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
         start = o * n * inner + column if here else 0
         m, s = top_and_sum(x, start, n, inner, lane, scratch, width_bits, lane_bits)
         scale, log_s = x.dtype.type(1) / s, math.log(s)
-        for k in range(lane, n if here else 0, AT_ONCE << lane_bits):
-            for j in range(AT_ONCE):
-                row = k + (j << lane_bits)
-                value = x[at(start + min(row, n - 1) * inner)] - m
-                if row < n:
-                    y[at(start + row * inner)] = value - log_s if log else math.exp(value) * scale
+        values = cuda.local.array(AT_ONCE_IF_LONG, x.dtype)
+        k = lane
+        while here and k < n:
+            for j in range(AT_ONCE_IF_LONG):
+                value = x[at(start + min(k + (j << lane_bits), n - 1) * inner)] - m
+                values[j] = value - log_s if log else math.exp(value) * scale
+            for j in range(AT_ONCE_IF_LONG):
+                if k < n:
+                    y[at(start + k * inner)] = values[j]
+                k += 1 << lane_bits
 
     @kernel(launch_bounds=MOST_THREADS)
     def backward_kernel(
@@ -125,7 +131,7 @@ def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
             if here and k < n:
                 dx[at(start + k * inner)] = g[j] - math.exp(p[j]) * t if log else p[j] * (g[j] - t)
 
-    @kernel(launch_bounds=MOST_THREADS)
+    @kernel(launch_bounds=MOST_IF_LONG)
     def long_backward_kernel(
         dy: Array, y: Array, outer: int, n: int, inner: int, width_bits: int, lane_bits: int, tiles: int,
         dx: Array,
@@ -135,20 +141,25 @@ def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
         here = o < outer and column < inner
         start = o * n * inner + column if here else 0
         t = y.dtype.type(0)
-        for k in range(lane, n, AT_ONCE << lane_bits):
-            for j in range(AT_ONCE):
-                row = k + (j << lane_bits)
-                i = start + min(row, n - 1) * inner
+        k = lane
+        while k < n:
+            for _ in range(AT_ONCE_IF_LONG):
+                i = start + min(k, n - 1) * inner
                 term = dy[at(i)] if log else dy[at(i)] * y[at(i)]
-                t += term if row < n else typed(0, t)
+                t += term if k < n else y.dtype.type(0)
+                k += 1 << lane_bits
         t = sum_over_lanes(t, scratch, width_bits, lane_bits)
-        for k in range(lane, n if here else 0, AT_ONCE << lane_bits):
-            for j in range(AT_ONCE):
-                row = k + (j << lane_bits)
-                i = start + min(row, n - 1) * inner
+        values = cuda.local.array(AT_ONCE_IF_LONG, y.dtype)
+        k = lane
+        while here and k < n:
+            for j in range(AT_ONCE_IF_LONG):
+                i = start + min(k + (j << lane_bits), n - 1) * inner
                 g, p = dy[at(i)], y[at(i)]
-                if row < n:
-                    dx[at(i)] = g - math.exp(p) * t if log else p * (g - t)
+                values[j] = g - math.exp(p) * t if log else p * (g - t)
+            for j in range(AT_ONCE_IF_LONG):
+                if k < n:
+                    dx[at(start + k * inner)] = values[j]
+                k += 1 << lane_bits
 
     return forward_kernel, long_forward_kernel, backward_kernel, long_backward_kernel
 
@@ -166,8 +177,9 @@ def make_cuda(log: bool) -> Body:
         y = empty_like(x)
         if y.size > 0:
             sizes = split_shape(x.shape, dim)
-            grid = tiling(*sizes, AT_ONCE, MOST_THREADS)
-            start = forward_kernel if fits(grid, sizes[1]) else long_forward_kernel
+            grid, start = tiling(*sizes, AT_ONCE, MOST_THREADS), forward_kernel
+            if not fits(grid, sizes[1]):
+                grid, start = tiling(*sizes, AT_ONCE_IF_LONG, MOST_IF_LONG), long_forward_kernel
             start[grid.blocks, grid.threads](x, *sizes, grid.width_bits, grid.lane_bits, grid.tiles, y)
         return (y,)
 
@@ -180,8 +192,9 @@ def make_cuda(log: bool) -> Body:
         dx = empty_like(y)
         if y.size > 0:
             sizes = split_shape(y.shape, dim)
-            grid = tiling(*sizes, AT_ONCE, MOST_THREADS)
-            start = backward_kernel if fits(grid, sizes[1]) else long_backward_kernel
+            grid, start = tiling(*sizes, AT_ONCE, MOST_THREADS), backward_kernel
+            if not fits(grid, sizes[1]):
+                grid, start = tiling(*sizes, AT_ONCE_IF_LONG, MOST_IF_LONG), long_backward_kernel
             start[grid.blocks, grid.threads](dy, y, *sizes, grid.width_bits, grid.lane_bits, grid.tiles, dx)
         return (dx,)
 

@@ -16,11 +16,18 @@ Bound of ``tuned``: memory. Forward is max_pool2d's backward, the scatter of num
 planes; backward gathers.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numba import int32
 
+from nnkernels.machine.gpu_array import GpuArray, empty_like
+from nnkernels.machine.gpu_array import empty as gpu_empty
+from nnkernels.machine.gpu_array import zeros as gpu_zeros
+from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
 from nnkernels.machine.jit import jit, jit_elementwise, jit_parallel, prange
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW, share_of
@@ -28,7 +35,7 @@ from nnkernels.ops.gradients import linear
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.pooling.shapes import Size
 from nnkernels.ops.pooling.tuned import places_transposed
-from nnkernels.ops.validate import check_pair, fail_type, floats, pair, rank
+from nnkernels.ops.validate import check_pair, fail_type, floats, is_array, pair, rank
 
 Inputs = tuple[Array, Array]
 Needs = tuple[bool, bool]
@@ -159,6 +166,89 @@ def backward_tuned(
     return dx, None
 
 
+# --- cuda: as there is no order among threads, the place asks for the latest of the x that go there ---
+
+PER_THREAD = 4
+OUTSIDE = 2**31 - 1  # in ``owner``: an index of the plane was wrong
+
+
+@kernel
+def own_kernel(indices: Array, by_windows: Divisor, size: int, owner: Array) -> None:
+    """owner[place] = 1 + the last number that goes there; the largest of integers, whoever comes first.
+
+    An index outside of the plane, which nobody has checked, makes the plane's first element NaN.
+    """
+    i = thread_number()
+    if i < indices.size:
+        plane, place = quotient(i, by_windows), indices[at(i)]
+        if 0 <= place < size:
+            cuda.atomic.max(owner, at(plane * size + place), int32(i + 1))
+        else:
+            cuda.atomic.max(owner, at(plane * size), int32(OUTSIDE))
+
+
+@kernel
+def fetch_kernel(x: Array, owner: Array, y: Array) -> None:
+    """Bound: memory, 8 bytes for each element of float32, beside the 4 of clearing ``owner``."""
+    start = int32(cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x)
+    if start < y.size:
+        number = cuda.local.array(PER_THREAD, int32)
+        v = cuda.local.array(PER_THREAD, x.dtype)
+        for e in range(PER_THREAD):
+            number[e] = owner[at(min(start + e * THREADS, y.size - 1))] - 1
+        for e in range(PER_THREAD):
+            v[e] = x[at(max(0, min(number[e], x.size - 1)))]
+            if number[e] < 0:
+                v[e] = x.dtype.type(0)
+            if number[e] >= x.size:
+                v[e] = x.dtype.type(math.nan)
+        for e in range(PER_THREAD):
+            i = int32(start + e * THREADS)
+            if i < y.size:
+                y[at(i)] = v[e]
+
+
+@kernel
+def gather_cuda_kernel(dy: Array, indices: Array, by_windows: Divisor, size: int, dx: Array) -> None:
+    """NaN where an index is outside of the plane. Bound: memory, each index and window read once."""
+    start = int32(cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x)
+    if start < dx.size:
+        where = cuda.local.array(PER_THREAD, int32)
+        v = cuda.local.array(PER_THREAD, dy.dtype)
+        for e in range(PER_THREAD):
+            i = int32(min(start + e * THREADS, dx.size - 1))
+            place = indices[at(i)]
+            where[e] = quotient(i, by_windows) * size + place if 0 <= place < size else -1
+        for e in range(PER_THREAD):
+            v[e] = dy[at(max(where[e], 0))]
+            if where[e] < 0:
+                v[e] = dy.dtype.type(math.nan)
+        for e in range(PER_THREAD):
+            i = int32(start + e * THREADS)
+            if i < dx.size:
+                dx[at(i)] = v[e]
+
+
+def forward_cuda(x: GpuArray, indices: GpuArray, **attributes: Any) -> tuple[GpuArray]:
+    shape = out_shape(x.shape, **attributes)
+    owner, y = gpu_zeros(shape, "int32", x.device), gpu_empty(shape, x.dtype, x.device)
+    own_kernel[grid_of(x.size)](indices, divisor(x.shape[2] * x.shape[3]), shape[2] * shape[3], owner)
+    fetch_kernel[blocks_for(y.size, THREADS * PER_THREAD), THREADS](x, owner, y)
+    return (y,)
+
+
+def backward_cuda(
+    dy: GpuArray, outputs: tuple[GpuArray], inputs: tuple[GpuArray, GpuArray], needs: Needs, **attributes: Any
+) -> tuple[GpuArray | None, None]:
+    if not needs[0]:
+        return None, None
+    (x, indices), (_, _, H, W) = inputs, dy.shape
+    dx = empty_like(x)
+    blocks = blocks_for(dx.size, THREADS * PER_THREAD)
+    gather_cuda_kernel[blocks, THREADS](dy, indices, divisor(x.shape[2] * x.shape[3]), H * W, dx)
+    return dx, None
+
+
 # --- records ---
 
 NAME = "max_unpool2d"
@@ -172,7 +262,7 @@ def check(
     rank(NAME, "x", x, 4, "(N, C, P, Q)")
     if 0 in x.shape[2:]:
         raise ValueError(f"{NAME}: the images of x must not be empty, got shape {x.shape}")
-    if not isinstance(indices, np.ndarray):
+    if not is_array(indices):
         fail_type(NAME, "indices", indices, "a NumPy array or a Tensor")
     if indices.dtype.kind != "i" or indices.dtype.itemsize not in (4, 8):
         fail_type(NAME, "indices", indices, "int64 or int32")
@@ -264,7 +354,7 @@ def bench_samples(rng: np.random.Generator, dtype: Any) -> Iterator[Sample]:
         corner = 4 * Q * np.arange(P)[:, None] + 2 * np.arange(Q)
         inside = rng.choice([0, 1, 2 * Q, 2 * Q + 1], (N, C, P, Q))
         x = np.asarray(rng.standard_normal((N, C, P, Q)), dtype)
-        yield Sample(f"{x.shape} x 2", (x, corner + inside), {"kernel_size": 2})
+        yield Sample(f"{x.shape} x 2", (x, (corner + inside).astype(np.int64)), {"kernel_size": 2})
 
 
 def flops(x: Array, indices: Array, **attributes: Any) -> int:
@@ -285,6 +375,7 @@ max_unpool2d = Op(
     loops=Body(forward_loops, backward_loops),
     vectorized=Body(forward_vectorized, backward_vectorized),
     tuned=Body(forward_tuned, backward_tuned),
+    cuda=Body(forward_cuda, backward_cuda),
     check=check,
     check_values=check_values,
     samples=samples,

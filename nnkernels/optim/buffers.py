@@ -15,8 +15,15 @@ from nnkernels.nn.module import Parameter
 # Elements in all. A larger model's gradients take longer to copy into one buffer than its calls take to make.
 FLAT_MOST = 1 << 20
 
+ALIGNED = 16  # elements: registers, cache lines and a GPU's vector loads want a parameter to begin at such
+
 Progress = tuple[float, ...]
 """What changes with every step of a parameter and is no array: the number of steps first."""
+
+
+def places_of(p: Parameter) -> int:
+    """Return how many elements of a flat buffer belong to a parameter: the next one begins aligned."""
+    return -(-p.size // ALIGNED) * ALIGNED
 
 
 class Buffers:
@@ -32,7 +39,7 @@ class Buffers:
     def adopt(self, flat: bool) -> None:
         """Move the parameters into the flat buffer, where all have one dtype and few elements."""
         self.device = self.params[0].device if self.params else "cpu"
-        size = sum(p.size for p in self.params)
+        size = sum(places_of(p) for p in self.params)
         if flat and len({(p.dtype, p.device) for p in self.params}) == 1 and size <= FLAT_MOST:
             first = self.params[0]
             self.flat = full((size,), 0, first.dtype, first.data)
@@ -43,8 +50,9 @@ class Buffers:
 
     def views(self, flat: Array) -> list[Array]:
         """Return one view of a flat array per parameter."""
-        ends = np.cumsum([p.size for p in self.params])
-        return [flat[end - p.size : end].reshape(p.shape) for p, end in zip(self.params, ends)]
+        ends = np.cumsum([places_of(p) for p in self.params])
+        starts = [int(end) - places_of(p) for p, end in zip(self.params, ends)]
+        return [flat[at : at + p.size].reshape(p.shape) for p, at in zip(self.params, starts)]
 
     def attach(self) -> None:
         """Make every parameter's data its view of the flat buffer again, should someone have changed that."""

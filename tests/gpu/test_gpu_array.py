@@ -89,11 +89,11 @@ def test_other_indices_are_left_to_ops(x, index):
 
 def test_numbers_are_read_by_numpy_alone(x):
     for read in (np.asarray, np.array, lambda a: a.numpy() + a, np.exp, np.sum):
-        with pytest.raises(TypeError) as raised:
+        with pytest.raises(TypeError):
             read(x)
-    with pytest.raises(TypeError, match=r"does not become a NumPy array by itself: copy it by numpy\(\)"):
+    words = r"an array on cuda \(simulated\) does not become a NumPy array by itself: copy it by numpy\(\)"
+    with pytest.raises(TypeError, match=words):
         np.asarray(x)
-    assert "cuda (simulated)" in str(raised.value)
     with pytest.raises(TypeError, match="an array without axes has no length"):
         len(x[:1].reshape(12)[:1].reshape(()))
 

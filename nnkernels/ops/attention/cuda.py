@@ -3,11 +3,12 @@
 A block has a tile of rows of its own, queries or keys, and goes over the others, a tile of OTHERS at a time;
 each thread has 4 x 4 scores in registers. Forward rescales what it has whenever a larger score comes along
 (an online softmax), and divides by the sum of powers at the end. Backward computes scores anew from the
-logarithm of each row's sum: once for dq, where a block's own rows are queries, and once for dk and dv, where
-they are keys, so that every gradient has one writer.
+logarithm of each row's sum, for each gradient: a block's own rows are queries for dq, keys for dk and dv, so
+that every gradient has one writer.
 
-Bound: 2 N L S (E + F) FLOPs forward; backward takes seven such products instead of the five it could do with.
-Features of a result beyond FEATURES are left to further blocks, which compute the same scores.
+Bound: 2 N L S (E + F) FLOPs forward; backward takes eight such products instead of the five it could do with,
+but stays within registers that let two blocks share a multiprocessor. Features of a result beyond FEATURES
+are left to further blocks, which compute the same scores.
 
 Dao et al., FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, NeurIPS 2022.
 """
@@ -33,112 +34,30 @@ from nnkernels.machine.gpu_kernel import (
 from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, warp_sum
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
+from nnkernels.ops.attention.tiles import (
+    FEATURES,
+    OTHERS,
+    OWN,
+    PITCH,
+    SIDE,
+    Mask,
+    Sizes,
+    clear,
+    kept,
+    load_tile,
+    matrix_of,
+    others_of,
+    place_of,
+    plus_dot,
+    put,
+    score,
+    store,
+)
 from nnkernels.ops.batch_norm.walk import quotient
 
 Grads = tuple[GpuArray | None, ...]
-Sizes = tuple[int, int, int, int, int]  # L, S, E, F, is_causal
-Mask = tuple[int, int, int, int, int]  # see matrix_of, score
-OWN = OTHERS = FEATURES = 64  # rows of a tile, and columns of a result, at most
-SIDE = 16  # threads along a tile's columns, 4 columns each
-PITCH = OTHERS + 4  # of the tile of scores: 16-byte loads of neighbouring rows meet different banks
-LOADS = 4  # at a time, of a thread
-
-# --- device functions of every tile ---
-
-
-@device_function
-def matrix_of(n: int, mask: Mask) -> Any:
-    """Return where the matrix begins that is added to the scores of head n."""
-    inner, matrices, size, _, _ = mask
-    outer = quotient(n, inner)
-    return (outer - quotient(outer, matrices) * matrices) * size
-
-
-@device_function
-def score(s: Any, i: int, j: int, sizes: Sizes, scale: Any, bias: Array, matrix: int, mask: Mask) -> Any:
-    """Return the score of a product s, -inf where the key is hidden or there is none."""
-    if i >= sizes[0] or j >= sizes[1] or (sizes[4] and j > i):
-        return typed(-math.inf, scale)
-    if bias.size > 0:
-        return s * scale + bias[at(matrix + i * mask[3] + j * mask[4])]
-    return s * scale
-
-
-@device_function
-def kept(keep: Array, n: int, i: int, j: int, sizes: Sizes, one: Any) -> Any:
-    """Return keep[n, i, j], 1 where there is no dropout or no such score."""
-    if keep.size == 0 or i >= sizes[0] or j >= sizes[1]:
-        return one
-    return keep[at((n * sizes[0] + i) * sizes[1] + j)]
-
-
-@device_function
-def load_tile(
-    m: Array, n: int, first: int, rows: int, length: int, start: int, features: int, to: int, shape: Any,
-    tile: Array,
-) -> None:  # fmt: skip
-    """Write rows first ... of head n, features start ..., to tile[to:]; zeros where there are none.
-
-    ``shape`` is the tile's width and the distance between its rows.
-    """
-    values = cuda.local.array(LOADS, m.dtype)
-    width, pitch = shape
-    i, count = int(cuda.threadIdx.x), rows * width
-    while i < count:
-        for k in range(LOADS):
-            place = i + k * cuda.blockDim.x
-            r = quotient(place, width)
-            row, feature = first + r, start + place - r * width
-            values[k] = m.dtype.type(0)
-            if place < count and row < length and feature < features:
-                values[k] = m[at((n * length + row) * features + feature)]
-        for k in range(LOADS):
-            place = i + k * cuda.blockDim.x
-            if place < count:
-                r = quotient(place, width)
-                tile[at(to + r * pitch + place - r * width)] = values[k]
-        i += LOADS * cuda.blockDim.x
-
-
-@device_function
-def clear(sums: Array) -> None:
-    """Set 16 sums to 0."""
-    for k in range(16):
-        sums[k] = sums.dtype.type(0)
-
-
-@device_function
-def store(sums: Array, n: int, first: int, length: int, start: int, features: int, m: Array) -> None:
-    """Write the thread's 4 x 4 sums to rows first ... of head n, features start ..."""
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
-    for r in range(4):
-        for c in range(4):
-            row, feature = first + 4 * y + r, start + 4 * x + c
-            if row < length and feature < features:
-                m[at((n * length + row) * features + feature)] = sums[4 * r + c]
-
-
-@device_function
-def place_of(own: int, tiles: int) -> Any:
-    """Return the block's head, first own row, first feature of its results, and number of own rows."""
-    rows = quotient(cuda.blockDim.x, SIDE) * 4
-    many = quotient(own + rows - 1, rows)
-    rest = quotient(cuda.blockIdx.x, tiles)
-    n = quotient(rest, many)
-    return n, (rest - n * many) * rows, (cuda.blockIdx.x - rest * tiles) * FEATURES, rows
-
-
-@device_function
-def put(s: Array, p: Array) -> None:
-    """Write the thread's 16 numbers to the tile p."""
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
-    for r in range(4):
-        for c in range(4):
-            p[at((4 * y + r) * PITCH + x + SIDE * c)] = s[4 * r + c]
-
-
-# One row r of a thread's 4 x 4 numbers; called with each r by itself, as a loop of that length stays a loop, and
-# then what it indexes does not stay in registers.
+# For one row r of a thread's 4 x 4 numbers. Called for each r by name: so long a loop would not be unrolled,
+# and what it indexes not stay in registers.
 
 
 @device_function
@@ -168,30 +87,42 @@ def soften(
 
 
 @device_function
-def slope(
-    r: int, s: Array, d: Array, place: Any, own_keys: bool, sizes: Sizes, scale: Any,
-    bias: Array, matrix: int, mask: Mask, keep: Array, lse: Array, dots: Array,
+def probable(
+    r: int, s: Array, place: Any, own_keys: int, sizes: Sizes, scale: Any, bias: Array, matrix: int,
+    mask: Mask, lse: Array,
 ) -> None:  # fmt: skip
-    """Turn products s = q . k and d = dy . v into p keep and ds; the own rows are keys, or else queries."""
+    """Turn products s into probabilities; the own rows are keys, or else queries."""
+    _, first, o = place
+    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    for c in range(4):
+        own, other = first + 4 * y + r, o + x + SIDE * c
+        i, j = (other, own) if own_keys else (own, other)
+        of = at(place[0] * sizes[0] + min(i, sizes[0] - 1))
+        s[4 * r + c] = math.exp(score(s[4 * r + c], i, j, sizes, scale, bias, matrix, mask) - lse[of])
+
+
+@device_function
+def slope(
+    r: int, s: Array, d: Array, place: Any, own_keys: int, sizes: Sizes, scale: Any, keep: Array, dots: Array
+) -> None:
+    """Turn probabilities s into ds; d holds the products of dy and v."""
     n, first, o = place
     y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     for c in range(4):
         own, other = first + 4 * y + r, o + x + SIDE * c
         i, j = (other, own) if own_keys else (own, other)
         of = at(n * sizes[0] + min(i, sizes[0] - 1))
-        power = math.exp(score(s[4 * r + c], i, j, sizes, scale, bias, matrix, mask) - lse[of])
-        share = kept(keep, n, i, j, sizes, typed(1, scale))
-        s[4 * r + c] = power * share
-        change = (d[4 * r + c] * share - dots[of]) * scale
-        d[4 * r + c] = power * change if power != typed(0, scale) else power
+        change = (d[4 * r + c] * kept(keep, n, i, j, sizes, typed(1, scale)) - dots[of]) * scale
+        # What is hidden has no slope, whatever stands in its place.
+        s[4 * r + c] = s[4 * r + c] * change if s[4 * r + c] != typed(0, scale) else typed(0, scale)
 
 
 class Kernels(NamedTuple):
     """The kernels for one dtype."""
 
     forward: Kernel
-    queries: Kernel
-    keys: Kernel
+    slopes: Kernel
+    values: Kernel
 
 
 @cache
@@ -203,6 +134,10 @@ def kernels_for(itemsize: int) -> Kernels:
     tiles_size, scores_size = 2 * second, OWN * PITCH
     few = tiles_size // FEATURES // 16 * 16  # rows of FEATURES numbers in the place of the two tiles
 
+    # Threads of a block, and blocks that a multiprocessor must have registers for.
+    bounds = (SIDE * OWN // 4, 2 if itemsize == 4 else 1)
+    expected = Expected(registers=128, registers64=255)
+
     @device_function
     def multiply(
         own: Array, n: int, first: int, rows: int, length: int, other: Array, o: int, others: int,
@@ -212,7 +147,6 @@ def kernels_for(itemsize: int) -> Kernels:
 
         For others that do not exist it writes anything.
         """
-        b = cuda.local.array(16, s.dtype)
         y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
         clear(s)
         start = 0
@@ -225,16 +159,15 @@ def kernels_for(itemsize: int) -> Kernels:
             cuda.syncthreads()
             e = 0
             while e < min(depth, features - start):
-                for c in range(4):
-                    i = second + (x + SIDE * c) * pitch + e
-                    b[4 * c], b[4 * c + 1], b[4 * c + 2], b[4 * c + 3] = load4(tiles, at(i))
+                i, step = second + x * pitch + e, SIDE * pitch
+                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + step))
+                b2, b3 = load4(tiles, at(i + 2 * step)), load4(tiles, at(i + 3 * step))
                 for r in range(4):
-                    a0, a1, a2, a3 = load4(tiles, at((4 * y + r) * pitch + e))
-                    for c in range(4):
-                        s[4 * r + c] += a0 * b[4 * c]
-                        s[4 * r + c] += a1 * b[4 * c + 1]
-                        s[4 * r + c] += a2 * b[4 * c + 2]
-                        s[4 * r + c] += a3 * b[4 * c + 3]
+                    a = load4(tiles, at((4 * y + r) * pitch + e))
+                    s[4 * r] = plus_dot(s[4 * r], a, b0)
+                    s[4 * r + 1] = plus_dot(s[4 * r + 1], a, b1)
+                    s[4 * r + 2] = plus_dot(s[4 * r + 2], a, b2)
+                    s[4 * r + 3] = plus_dot(s[4 * r + 3], a, b3)
                 e += 4
             start += depth
 
@@ -243,7 +176,6 @@ def kernels_for(itemsize: int) -> Kernels:
         p: Array, m: Array, n: int, o: int, others: int, start: int, features: int, tiles: Array, sums: Array
     ) -> None:
         """Add p times rows o ... of m to the sums of the thread's 4 own rows and 4 features."""
-        b = cuda.local.array(16, p.dtype)
         y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
         done, count = 0, min(OTHERS, others - o)
         while done < count:
@@ -253,20 +185,19 @@ def kernels_for(itemsize: int) -> Kernels:
             cuda.syncthreads()
             j = 0
             while j < here:
-                for k in range(4):
-                    i = (j + k) * FEATURES + 4 * x
-                    b[4 * k], b[4 * k + 1], b[4 * k + 2], b[4 * k + 3] = load4(tiles, at(i))
+                i = j * FEATURES + 4 * x
+                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + FEATURES))
+                b2, b3 = load4(tiles, at(i + 2 * FEATURES)), load4(tiles, at(i + 3 * FEATURES))
                 for r in range(4):
-                    a0, a1, a2, a3 = load4(p, at((4 * y + r) * PITCH + done + j))
-                    for c in range(4):
-                        sums[4 * r + c] += a0 * b[c]
-                        sums[4 * r + c] += a1 * b[4 + c]
-                        sums[4 * r + c] += a2 * b[8 + c]
-                        sums[4 * r + c] += a3 * b[12 + c]
+                    a = load4(p, at((4 * y + r) * PITCH + done + j))
+                    sums[4 * r] = plus_dot(sums[4 * r], a, (b0[0], b1[0], b2[0], b3[0]))
+                    sums[4 * r + 1] = plus_dot(sums[4 * r + 1], a, (b0[1], b1[1], b2[1], b3[1]))
+                    sums[4 * r + 2] = plus_dot(sums[4 * r + 2], a, (b0[2], b1[2], b2[2], b3[2]))
+                    sums[4 * r + 3] = plus_dot(sums[4 * r + 3], a, (b0[3], b1[3], b2[3], b3[3]))
                 j += 4
             done += few
 
-    @kernel(expected=Expected(registers=128, registers64=255))
+    @kernel(expected=expected, launch_bounds=bounds)
     def forward_kernel(
         q: Array, k: Array, v: Array, bias: Array, mask: Mask, keep: Array, sizes: Sizes, scale: Any,
         y: Array, lse: Array,
@@ -276,7 +207,7 @@ def kernels_for(itemsize: int) -> Kernels:
         p = cuda.shared.array(scores_size, q.dtype, alignment=16)
         s, sums = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
         top, total = cuda.local.array(4, q.dtype), cuda.local.array(4, q.dtype)
-        L, S, E, F, causal = sizes
+        L, S, E, F, _ = sizes
         n, first, start, rows = place_of(L, quotient(F + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
         row, x = quotient(cuda.threadIdx.x, SIDE) * 4, cuda.threadIdx.x % SIDE
@@ -284,7 +215,7 @@ def kernels_for(itemsize: int) -> Kernels:
         clear(sums)
         for r in range(4):
             top[r], total[r] = least, zero
-        o, end = 0, min(S, first + rows) if causal else S
+        o, end = others_of(first, rows, False, sizes)
         while o < end:
             multiply(q, n, first, rows, L, k, o, S, E, tiles, s)
             at_tile = n, first, o
@@ -297,82 +228,77 @@ def kernels_for(itemsize: int) -> Kernels:
         for r in range(4):
             for distance in (8, 4, 2, 1):
                 total[r] += cuda.shfl_xor_sync(ALL_LANES, total[r], distance)
-            sees = top[r] != least
+            sees = total[r] != zero  # NaN does
             for c in range(4):
                 sums[4 * r + c] = sums[4 * r + c] / total[r] if sees else zero
             if x == 0 and start == 0 and first + row + r < L:
                 lse[at(n * L + first + row + r)] = top[r] + math.log(total[r]) if sees else -least
         store(sums, n, first, L, start, F, y)
 
-    @kernel(expected=Expected(registers=128, registers64=255))
-    def queries_kernel(
-        dy: Array, q: Array, k: Array, v: Array, bias: Array, mask: Mask, keep: Array, lse: Array,
-        dots: Array, sizes: Sizes, scale: Any, dq: Array,
+    @kernel(expected=expected, launch_bounds=bounds)
+    def slopes_kernel(
+        own: Array, other: Array, own_d: Array, other_d: Array, own_keys: int, bias: Array, mask: Mask,
+        keep: Array, lse: Array, dots: Array, sizes: Sizes, scale: Any, gradient: Array,
     ) -> None:  # fmt: skip
-        """Write dq of a tile of queries."""
-        tiles = cuda.shared.array(tiles_size, q.dtype, alignment=16)
-        p = cuda.shared.array(scores_size, q.dtype, alignment=16)
-        s, d, sums = (
-            cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
-        )  # fmt: skip
-        L, S, E, F, causal = sizes
-        n, first, start, rows = place_of(L, quotient(E + FEATURES - 1, FEATURES))
+        """Write a tile of dq: own rows q and dy, others k and v; with own_keys of dk: the other way round."""
+        tiles = cuda.shared.array(tiles_size, own.dtype, alignment=16)
+        p = cuda.shared.array(scores_size, own.dtype, alignment=16)
+        s, d = cuda.local.array(16, own.dtype), cuda.local.array(16, own.dtype)
+        sums = cuda.local.array(16, own.dtype)
+        L, S, E, F, _ = sizes
+        length, others = (S, L) if own_keys else (L, S)
+        n, first, start, rows = place_of(length, quotient(E + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
-        row, x = quotient(cuda.threadIdx.x, SIDE) * 4, cuda.threadIdx.x % SIDE
         clear(sums)
-        o, end = 0, min(S, first + rows) if causal else S
+        o, end = others_of(first, rows, own_keys, sizes)
         while o < end:
-            multiply(q, n, first, rows, L, k, o, S, E, tiles, s)
-            multiply(dy, n, first, rows, L, v, o, S, F, tiles, d)
             at_tile = n, first, o
-            slope(0, s, d, at_tile, False, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(1, s, d, at_tile, False, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(2, s, d, at_tile, False, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(3, s, d, at_tile, False, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            put(d, p)
-            accumulate(p, k, n, o, S, start, E, tiles, sums)
+            multiply(own, n, first, rows, length, other, o, others, E, tiles, s)
+            probable(0, s, at_tile, own_keys, sizes, scale, bias, matrix, mask, lse)
+            probable(1, s, at_tile, own_keys, sizes, scale, bias, matrix, mask, lse)
+            probable(2, s, at_tile, own_keys, sizes, scale, bias, matrix, mask, lse)
+            probable(3, s, at_tile, own_keys, sizes, scale, bias, matrix, mask, lse)
+            multiply(own_d, n, first, rows, length, other_d, o, others, F, tiles, d)
+            slope(0, s, d, at_tile, own_keys, sizes, scale, keep, dots)
+            slope(1, s, d, at_tile, own_keys, sizes, scale, keep, dots)
+            slope(2, s, d, at_tile, own_keys, sizes, scale, keep, dots)
+            slope(3, s, d, at_tile, own_keys, sizes, scale, keep, dots)
+            put(s, p)
+            accumulate(p, other, n, o, others, start, E, tiles, sums)
             o += OTHERS
-        store(sums, n, first, L, start, E, dq)
+        store(sums, n, first, length, start, E, gradient)
 
-    @kernel(expected=Expected(registers=168, registers64=255))
-    def keys_kernel(
-        dy: Array, q: Array, k: Array, v: Array, bias: Array, mask: Mask, keep: Array, lse: Array,
-        dots: Array, sizes: Sizes, scale: Any, dk: Array, dv: Array,
+    @kernel(expected=expected, launch_bounds=bounds)
+    def values_kernel(
+        dy: Array, q: Array, k: Array, bias: Array, mask: Mask, keep: Array, lse: Array, sizes: Sizes,
+        scale: Any, dv: Array,
     ) -> None:  # fmt: skip
-        """Write dk and dv of a tile of keys; an empty one is not needed."""
+        """Write a tile of dv."""
         tiles = cuda.shared.array(tiles_size, q.dtype, alignment=16)
         p = cuda.shared.array(scores_size, q.dtype, alignment=16)
-        s, d = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
-        sums_k, sums_v = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
-        L, S, E, F, causal = sizes
-        n, first, start, rows = place_of(S, quotient(max(E, F) + FEATURES - 1, FEATURES))
+        s, sums = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
+        L, S, E, F, _ = sizes
+        n, first, start, rows = place_of(S, quotient(F + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
-        row, x = quotient(cuda.threadIdx.x, SIDE) * 4, cuda.threadIdx.x % SIDE
-        clear(sums_k)
-        clear(sums_v)
-        o = quotient(first, OTHERS) * OTHERS if causal else 0
-        while o < L:
-            multiply(k, n, first, rows, S, q, o, L, E, tiles, s)
-            multiply(v, n, first, rows, S, dy, o, L, F, tiles, d)
+        j, x = first + 4 * quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        clear(sums)
+        o, end = others_of(first, rows, True, sizes)
+        while o < end:
             at_tile = n, first, o
-            slope(0, s, d, at_tile, True, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(1, s, d, at_tile, True, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(2, s, d, at_tile, True, sizes, scale, bias, matrix, mask, keep, lse, dots)
-            slope(3, s, d, at_tile, True, sizes, scale, bias, matrix, mask, keep, lse, dots)
+            multiply(k, n, first, rows, S, q, o, L, E, tiles, s)
+            probable(0, s, at_tile, True, sizes, scale, bias, matrix, mask, lse)
+            probable(1, s, at_tile, True, sizes, scale, bias, matrix, mask, lse)
+            probable(2, s, at_tile, True, sizes, scale, bias, matrix, mask, lse)
+            probable(3, s, at_tile, True, sizes, scale, bias, matrix, mask, lse)
+            for r in range(4):
+                for c in range(4):
+                    s[4 * r + c] *= kept(keep, n, o + x + SIDE * c, j + r, sizes, typed(1, scale))
             put(s, p)
-            if dv.size > 0 and start < F:
-                accumulate(p, dy, n, o, L, start, F, tiles, sums_v)
-            if dk.size > 0 and start < E:
-                cuda.syncthreads()
-                put(d, p)
-                accumulate(p, q, n, o, L, start, E, tiles, sums_k)
+            accumulate(p, dy, n, o, L, start, F, tiles, sums)
             o += OTHERS
-        if dk.size > 0:
-            store(sums_k, n, first, S, start, E, dk)
-        if dv.size > 0:
-            store(sums_v, n, first, S, start, F, dv)
+        store(sums, n, first, S, start, F, dv)
 
-    return Kernels(forward_kernel, queries_kernel, keys_kernel)
+    return Kernels(forward_kernel, slopes_kernel, values_kernel)
 
 
 # --- masks ---
@@ -482,11 +408,12 @@ def attention_backward_cuda(
     L, S, E, F, _ = call.sizes
     dots = empty_like(lse)
     dots_kernel[blocks_for(dots.size * WARP), THREADS](dy, y, F, dots)
-    given = dy, q, k, v, call.bias, call.mask, call.keep, lse, dots, call.sizes, call.scale
+    masks, rest = (call.bias, call.mask, call.keep, lse), (call.sizes, call.scale)
     dq, dk, dv = (empty_like(a) if need else None for a, need in zip(inputs[:3], needs))
     if dq is not None:
-        kernels.queries[call.grid(L, E)](*given, dq)
-    if dk is not None or dv is not None:
-        nothing = empty((0,), q.dtype, q.device)
-        kernels.keys[call.grid(S, max(E, F))](*given, *(nothing if d is None else d for d in (dk, dv)))
+        kernels.slopes[call.grid(L, E)](q, k, dy, v, 0, *masks, dots, *rest, dq)
+    if dk is not None:
+        kernels.slopes[call.grid(S, E)](k, q, v, dy, 1, *masks, dots, *rest, dk)
+    if dv is not None:
+        kernels.values[call.grid(S, F)](dy, q, k, *masks, *rest, dv)
     return (dq, dk, dv, *(None,) * (len(inputs) - 3))

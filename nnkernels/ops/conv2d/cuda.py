@@ -52,9 +52,7 @@ def correlate(x: GpuArray, w: GpuArray, b: GpuArray | None, how: How, relu: bool
     return correlate_to(x, w, b, how, relu, out)
 
 
-def correlate_to(
-    x: GpuArray, w: GpuArray, b: GpuArray | None, how: How, relu: bool, out: Triple
-) -> GpuArray:
+def correlate_to(x: GpuArray, w: GpuArray, b: GpuArray | None, how: How, relu: bool, out: Triple) -> GpuArray:
     """Return the part of y of the sizes ``out``."""
     y = empty((x.shape[0], w.shape[0], *out), x.dtype, x.device)
     compute(x, w, b, relu, forward_pass(x.shape, w.shape, out, how), y)

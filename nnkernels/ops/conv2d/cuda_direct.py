@@ -23,7 +23,7 @@ def make_direct(filters_each: int) -> Kernel:
     """Return the kernel whose threads compute a pixel of ``filters_each`` filters."""
     share = ROWS * filters_each
 
-    @kernel(expected=Expected(registers=80, registers64=96))  # addresses and bits, besides the sums
+    @kernel(expected=Expected(registers=96), launch_bounds=(MOST_THREADS, 5))
     def direct_kernel(source: Array, w: Array, b: Array, relu: int, g: Any, result: Array) -> None:
         """result[n, m, i] = b[m] + sum over the table's rows of source[n, row, i] w[m, row], or max(., 0).
 

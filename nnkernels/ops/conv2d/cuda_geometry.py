@@ -5,15 +5,15 @@ Both passes compute, at every place i of their result and for every one of its c
     result[n, m, i] = b[m] + sum over channels c and taps r of source[n, c, place(i, r)] w[m, c, r]
 
 y reads x at place(i, r) = stride i + dilation r - padding. dx reads dy where that place of y has seen i:
-stride p + dilation r - padding = i, so that only taps r count for which i + padding - dilation r is a multiple
-of the stride. Places i with the same remainder a by the stride, a *phase*, have the same taps, evenly spaced;
-on i = stride j + a, with j in a's place, dx is again a convolution, and no thread tries a tap in vain.
+stride p + dilation r - padding = i, so that only taps r count for which i + padding - dilation r is a
+multiple of the stride. Places i with the same remainder a by the stride, a *phase*, have the same taps,
+evenly spaced; on i = stride j + a, dx is again a convolution over j, and no thread tries a tap in vain.
 
 Per axis, a phase a is described by four numbers: its first tap, their number, and start and step such that
 its k-th tap reads the source at down j + start + k step. y has the one phase 0, and down = stride.
 
-What a tap adds to an address does not depend on the pixel, so rows of a *table* hold it for each c and tap. And
-whether a tap lies inside of the source depends on the axis alone: a pixel has a bit for each tap of each
+What a tap adds to an address does not depend on the pixel, so rows of a *table* hold it for each c and tap.
+And whether a tap lies inside of the source depends on the axis alone: a pixel has a bit for each tap of each
 axis, set where it does, and a table's row names the three bits that it needs. Filters with more taps than an
 int has bits read a source with zeros around it (``with_zeros_around``), where nothing lies outside.
 """
@@ -118,10 +118,14 @@ def taps_of(a: int, taps: int, up: int, every: int, step: int, dilation: int, pa
     """Return phase a's (first tap, number of taps, start, step) along an axis."""
     first = taps
     for r in range(min(every, taps)):
-        if (a + padding - dilation * r) % up == 0:
+        far = a + padding + dilation * r * (up - 1)  # a + padding - dilation r, and multiples of up
+        if far == quotient(far, up) * up:
             first = r
-    start = (a + padding - dilation * first) // up if step < 0 else dilation * first - padding
-    return int32(first), quotient(taps - first + every - 1, every), int32(start), int32(step)
+    count, start = quotient(taps - first + every - 1, every), dilation * first - padding
+    if step < 0:
+        start -= a
+        start = quotient(-start, up) if start < 0 else -quotient(start, up)
+    return int32(first), count, int32(start), int32(step)
 
 
 @device_function
@@ -217,9 +221,7 @@ def with_zeros_around(source: GpuArray, g: Pass) -> tuple[GpuArray, Pass]:
     wider = empty((*source.shape[:2], *sizes), source.dtype, source.device)
     pad_kernel[blocks_for(wider.size), THREADS](source, g.source, triple(before), sizes, wider)
     # In the wider source, all places are ``before`` further on.
-    padding = [
-        p - b if step > 0 else p + b * up for p, b, step, up in zip(g.padding, before, g.step, g.up)
-    ]
+    padding = [p - b if step > 0 else p + b * up for p, b, step, up in zip(g.padding, before, g.step, g.up)]
     return wider, g._replace(source=sizes, padding=triple(padding))
 
 

@@ -9,29 +9,43 @@ source is one address added to a pixel's and one test of its bits. Pixels of sev
 Bound: 2 FLOPs per weight and pixel.
 """
 
-from typing import Any
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty
 from nnkernels.machine.gpu_instructions import load4, store4
-from nnkernels.machine.gpu_kernel import Expected, Kernel, at, ceil_div, cuda, kernel
+from nnkernels.machine.gpu_kernel import (
+    MOST_ELEMENTS,
+    THREADS,
+    Expected,
+    Kernel,
+    at,
+    blocks_for,
+    ceil_div,
+    cuda,
+    kernel,
+)
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.cuda_geometry import (
     NEVER,
     Pass,
-    Triple,
     phase_of,
     pixel_of,
     quotient,
     row_of_table,
 )
-from nnkernels.ops.matmul.tiles import ALIGNMENT, BIG, SMALL, Tile, tile_functions
+from nnkernels.ops.matmul.tiles import ALIGNMENT, SMALL, Tile, tile_functions
 
 SIDE = 32  # of the squares in which weights are turned
 SQUARE = SIDE * (SIDE + 1)  # a column more, so that columns lie in different banks
+# Half of the largest tile of matmul: besides the sums, addresses and bits want registers.
+TALL = Tile(rows=128, columns=64, depth=16, tm=8, tn=8)
 MIDDLE = Tile(rows=64, columns=128, depth=16, tm=8, tn=8)  # for 64 filters and fewer
+BLOCKS = {TALL: 3, MIDDLE: 3, SMALL: 8}  # that share a multiprocessor's registers
 
 # --- before: the weights and the table ---
 
@@ -42,7 +56,7 @@ def arrange_kernel(w: Array, g: Any, depth: int, width: int, packed: Array, tabl
     needed). Blocks of SIDE x 8 threads turn squares: w is read along d, packed written along m.
     """
     square = cuda.shared.array(SQUARE, w.dtype)
-    _, groups, filters, channels, w_filter, _, _, _, _, taps, up, _, _, _, _, _ = g
+    _, _, filters, channels, w_filter, _, _, _, _, taps, up, _, _, _, _, _ = g
     lane, line = cuda.threadIdx.x, cuda.threadIdx.y
     number = quotient(cuda.blockIdx.x, width // SIDE)
     m_block = cuda.blockIdx.x - number * (width // SIDE)
@@ -73,6 +87,7 @@ def arrange_kernel(w: Array, g: Any, depth: int, width: int, packed: Array, tabl
 
 def make_implicit(tile: Tile, expected: Expected) -> Kernel:
     """Return the kernel for one size of tiles."""
+    bounds = (tile.threads, BLOCKS[tile])
     rows, columns, depth, threads = tile.rows, tile.columns, tile.depth, tile.threads
     a_row, b_row, tm, tn = tile.a_row, tile.b_row, tile.tm, tile.tn
     a_part, b_part, sums_each = depth * a_row, depth * b_row, tm * tn
@@ -83,57 +98,69 @@ def make_implicit(tile: Tile, expected: Expected) -> Kernel:
     functions = tile_functions(tile)
     row, column, clear, multiply = functions.row, functions.column, functions.clear, functions.multiply
 
-    @kernel(expected=expected, launch_bounds=(threads, 512 // threads))
+    @kernel(expected=expected, launch_bounds=bounds)
     def implicit_kernel(
-        source: Array, packed: Array, table: Array, b: Array, relu: int, g: Any, deep: int, width: int,
-        result: Array,
-    ) -> None:  # fmt: skip
-        """result[n, m, i] = b[m] + sum over d < deep of packed[d, m] source[i + table[d]], or max(., 0).
+        source: Array, packed: Array, table: Array, b: Array, relu: int, g: Any, sizes: Any, result: Array
+    ) -> None:
+        """result[n, m, i] = b[m] + sum over d of packed[d, m] source[i + table[d]], or max(., 0); where terms
+        are split, result[split, n, m, i] is the sum of ``share`` steps.
 
         While a step's products are added, the next step's numbers are on their way to registers. Blocks count
-        filters first, then groups, phases, and pixels, so that those that read the same pixels run together.
+        filters first, then groups, splits, phases, and pixels, so that those that read the same pixels run
+        together.
         """
+        deep, width, splits, share = sizes
         a_tile = cuda.shared.array(a_shape, result.dtype, alignment=ALIGNMENT)
         b_tile = cuda.shared.array(b_shape, result.dtype, alignment=ALIGNMENT)
         places = cuda.shared.array(columns, int32)
-        _, groups, filters, channels, _, _, _, out, _, _, up, _, _, _, _, _ = g
+        images, groups, filters, channels, _, _, _, out, _, _, up, _, _, _, _, _ = g
         thread, zero = cuda.threadIdx.x, result.dtype.type(0)
         parts = quotient(width, rows)
         number = quotient(cuda.blockIdx.x, parts)
-        first = (cuda.blockIdx.x - number * parts) * rows
+        first = int32((cuda.blockIdx.x - number * parts) * rows)
         of_group = quotient(number, groups)
-        group = number - of_group * groups
+        group = int32(number - of_group * groups)
+        of_split = quotient(of_group, splits)
+        split = of_group - of_split * splits
         phases = up[0] * up[1] * up[2]
-        block = quotient(of_group, phases)
-        phase_number = of_group - block * phases
+        block = quotient(of_split, phases)
+        phase_number = of_split - block * phases
         phase = phase_of(phase_number, g)
         steps = quotient(channels * phase[1][1] * phase[2][1] * phase[3][1] + depth - 1, depth)
-        plane = out[0] * out[1] * out[2]
+        start = split * share
+        steps = int32(max(0, min(steps - start, share)))
+        plane = int32(out[0] * out[1] * out[2])
         base, bits, n, place = pixel_of(block * columns + thread % columns, group, phase, g)
         if thread < columns:  # read behind the barriers of the steps
+            n += split * images
             places[at(thread)] = (n * groups + group) * filters * plane + place if bits != 0 else -1
-        at_row = int32(2 * (phase_number * deep + thread // columns))
+        at_row = int32(2 * (phase_number * deep + start * depth + thread // columns))
         line, quad = int32(thread // quads), int32(thread % quads * 4)
-        at_weight = int32(((group * phases + phase_number) * deep + line) * width + first + quad)
-        a_place, b_place = line * a_row + quad, thread // columns * b_row + thread % columns
+        line_of_weights = (group * phases + phase_number) * deep + start * depth + line
+        at_weight = int32(line_of_weights * width + first + quad)
+        a_place = int32(line * a_row + quad)
+        b_place = int32(thread // columns * b_row + thread % columns)
 
         a_next, b_next = cuda.local.array(a_each, result.dtype), cuda.local.array(b_loads, result.dtype)
         sums = cuda.local.array(sums_each, result.dtype)
         clear(sums)
         buffer = int32(0)
-        for step in range(steps + 1):
+        for step in range(int32(steps + 1)):
             if step < steps:
                 for i in range(a_loads):
                     a_next[4 * i], a_next[4 * i + 1], a_next[4 * i + 2], a_next[4 * i + 3] = load4(
                         packed, at(at_weight + i * a_apart * width)
                     )
                 for i in range(b_loads):
-                    offset, need = table[at(at_row + 2 * i * b_apart)], table[at(at_row + 2 * i * b_apart + 1)]
+                    offset, need = (
+                        table[at(at_row + 2 * i * b_apart)],
+                        table[at(at_row + 2 * i * b_apart + 1)],
+                    )
                     b_next[i] = source[at(base + offset)] if bits & need == need else zero
                 at_weight = int32(at_weight + depth * width)
                 at_row = int32(at_row + 2 * depth)
             if step > 0:
-                multiply(a_tile, buffer * a_part, b_tile, buffer * b_part, sums)
+                multiply(a_tile, int32(buffer * a_part), b_tile, int32(buffer * b_part), sums)
                 buffer = int32(1 - buffer)
             if step < steps:
                 for i in range(a_loads):
@@ -146,7 +173,7 @@ def make_implicit(tile: Tile, expected: Expected) -> Kernel:
             cuda.syncthreads()
 
         for i in range(tm):
-            m = first + row(i)
+            m = int32(first + row(i))
             bias = b[at(group * filters + m)] if m < filters and b.size > 0 else zero
             for j in range(tn):
                 y = sums[i * tn + j] + bias
@@ -155,7 +182,7 @@ def make_implicit(tile: Tile, expected: Expected) -> Kernel:
         for j in range(tn):
             to[j] = places[at(column(j))]
         for i in range(tm):
-            m = first + row(i)
+            m = int32(first + row(i))
             for j in range(tn):
                 if to[j] >= 0 and m < filters:
                     result[at(to[j] + m * plane)] = sums[i * tn + j]
@@ -163,36 +190,80 @@ def make_implicit(tile: Tile, expected: Expected) -> Kernel:
     return implicit_kernel
 
 
-# A block of 256 threads may use 128 registers each where two are to fit on a multiprocessor.
+# The sums alone take 64 registers; BLOCKS of a tile leave each thread 128, or 168.
 KERNELS = {
-    BIG: make_implicit(BIG, Expected(registers=128, opcodes=("LDS.128",))),
-    MIDDLE: make_implicit(MIDDLE, Expected(registers=128, opcodes=("LDS.128",))),
-    SMALL: make_implicit(SMALL, Expected(registers=128, registers64=168, opcodes=("LDS.128",))),
+    TALL: make_implicit(TALL, Expected(registers=168, opcodes=("LDS.128",))),
+    MIDDLE: make_implicit(MIDDLE, Expected(registers=168, opcodes=("LDS.128",))),
+    SMALL: make_implicit(SMALL, Expected(registers=128, opcodes=("LDS.128",))),
 }
-MULTIPROCESSORS = 132  # tiles are chosen so that a GPU of this size has work
 
 
-def tile_for(g: Pass, dtype: np.dtype[Any]) -> Tile:
-    """Return the largest tile that fits the filters and leaves no multiprocessor idle; float64 has the small."""
-    if dtype == np.float64:
-        return SMALL
-    for tile in (BIG, MIDDLE):
+@kernel
+def combine_kernel(parts: Array, splits: int, b: Array, relu: int, plane: int, result: Array) -> None:
+    """result[n, m, i] = b[m] + sum over splits of parts[split, n, m, i], in their order, or max(., 0)."""
+    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    if i < result.size:
+        s = parts[at(i)]
+        for split in range(1, splits):
+            s += parts[at(split * result.size + i)]
+        if b.size > 0:
+            s += b[at(quotient(i, plane) % b.size)]
+        zero = result.dtype.type(0)
+        result[at(i)] = zero if relu and s < zero else s
+
+
+MULTIPROCESSORS = 132  # of the GPU that the choice below is made for
+SPEEDS = {TALL: 1.0, MIDDLE: 0.95, SMALL: 0.55}  # a multiply-add of a tile, relative to the largest's
+ALONE = 1.3  # how much longer a block takes that has a multiprocessor for itself, and waits for memory
+BEFORE = 24  # terms' time that a block takes before its first
+PART = 0.7  # multiply-adds of a multiprocessor in the time that writing and adding a partial sum takes
+LEAST_SHARE = 256  # terms of a split
+
+
+class Plan(NamedTuple):
+    """How a pass is shared among blocks."""
+
+    tile: Tile
+    splits: int  # of the terms
+    share: int  # steps of each
+
+
+@lru_cache(maxsize=1024)
+def plan(g: Pass, itemsize: int) -> Plan:
+    """Return the tile, and the number of shares of its terms, that leave multiprocessors idle the least."""
+    found: list[tuple[float, Plan]] = []
+    size = g.images * g.groups * g.filters * math.prod(g.out)
+    for tile in (TALL, MIDDLE, SMALL) if itemsize == 4 else (SMALL,):
         blocks = ceil_div(g.pixels, tile.columns) * ceil_div(g.filters, tile.rows) * g.groups * g.phases
-        if g.filters > tile.rows // 2 and blocks >= MULTIPROCESSORS * 256 // tile.threads:
-            return tile
-    return SMALL
+        steps = ceil_div(g.depth, tile.depth)
+        for splits in range(1, 9):
+            share = ceil_div(steps, splits)
+            if splits > 1 and (share * tile.depth < LEAST_SHARE or splits * size > MOST_ELEMENTS):
+                break
+            rounds = ceil_div(blocks * splits, MULTIPROCESSORS)
+            each = (share * tile.depth + BEFORE) * tile.rows * tile.columns / SPEEDS[tile]
+            cost = rounds * each * (ALONE if rounds == 1 else 1) + (splits * size * PART if splits > 1 else 0)
+            found.append((cost, Plan(tile, splits, share)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
-def implicit(source: GpuArray, w: GpuArray, b: GpuArray | None, relu: bool, g: Pass, result: GpuArray) -> None:
+def implicit(
+    source: GpuArray, w: GpuArray, b: GpuArray | None, relu: bool, g: Pass, result: GpuArray
+) -> None:
     """Compute a pass by a product of matrices."""
-    tile = tile_for(g, result.dtype)
+    tile, splits, share = plan(g, result.itemsize)
     deep, width = SIDE * ceil_div(g.depth, SIDE), tile.rows * ceil_div(g.filters, tile.rows)
     device, both, numbers = result.device, g.groups * g.phases, tuple(g)
     packed = empty((both * deep * width,), w.dtype, device)
     table = empty((g.phases * deep * 2,), np.int32, device)
     arrange_kernel[both * (deep // SIDE) * (width // SIDE), (SIDE, 8)](w, numbers, deep, width, packed, table)
-    blocks = ceil_div(g.pixels, tile.columns) * g.phases * g.groups * (width // tile.rows)
-    bias = empty((0,), result.dtype, device) if b is None else b
-    KERNELS[tile][blocks, tile.threads](
-        source, packed, table, bias, int(relu), numbers, deep, width, result
-    )
+    blocks = ceil_div(g.pixels, tile.columns) * both * splits * (width // tile.rows)
+    none = empty((0,), result.dtype, device)
+    bias, sizes, run = none if b is None else b, (deep, width, splits, share), KERNELS[tile]
+    if splits == 1:
+        run[blocks, tile.threads](source, packed, table, bias, int(relu), numbers, sizes, result)
+        return
+    parts = empty((splits, *result.shape), result.dtype, device)
+    run[blocks, tile.threads](source, packed, table, none, 0, numbers, sizes, parts)
+    plane = math.prod(g.out)
+    combine_kernel[blocks_for(result.size), THREADS](parts, splits, bias, int(relu), plane, result)

@@ -3,8 +3,8 @@
     dw[m, d] = sum over pixels i of dy[m, i] x[i + table[d]]
 
 is a product of matrices over the pixels of all images, or, for few filters, a sum that a block takes for
-several rows d of the table (see ``cuda_geometry``) at once. There are more pixels than weights: the pixels are
-dealt out in shares, whose sums lie side by side in memory and are added in their order by a second kernel, so
+several rows d of the table (see ``cuda_geometry``) at once. There are more pixels than weights: the pixels
+are dealt out in shares, whose sums lie side by side in memory and are added in order by a second kernel, so
 that the same numbers give the same bits.
 
 Bound: 2 FLOPs per weight and pixel; with a filter and a channel to each group, the bytes of x and dy.
@@ -20,11 +20,14 @@ from nnkernels.machine.gpu_kernel import THREADS, Expected, Kernel, at, blocks_f
 from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, quotient, row_of_table
-from nnkernels.ops.conv2d.cuda_implicit import MIDDLE, MULTIPROCESSORS
-from nnkernels.ops.matmul.tiles import ALIGNMENT, BIG, SMALL, Tile, tile_functions
+from nnkernels.ops.conv2d.cuda_implicit import BLOCKS, MIDDLE, MULTIPROCESSORS, TALL
+from nnkernels.ops.matmul.tiles import ALIGNMENT, SMALL, Tile, tile_functions
 
 ROWS = 9  # of the table, for a block of the kernel that sums
 ROWS_OF_THREADS, ROWS_OF_EIGHTHS = ROWS * THREADS, ROWS * 8
+# Short steps have fewer numbers on their way: addresses need the registers.
+LARGE, HALF = TALL._replace(depth=8), MIDDLE._replace(depth=8)
+BLOCKS_OF = {LARGE: BLOCKS[TALL], HALF: BLOCKS[MIDDLE], SMALL: BLOCKS[SMALL]}
 FEWEST = 1024  # pixels that are worth a share of their own
 
 # --- before: the pixels of an image ---
@@ -32,7 +35,7 @@ FEWEST = 1024  # pixels that are worth a share of their own
 
 @kernel
 def pixels_kernel(g: Any, pixels: Array) -> None:
-    """pixels[i] = (address in x of pixel i of the first image and group, bits of the taps that lie inside)."""
+    """pixels[i] = (address in x of pixel i, in the first image and group; bits of its taps inside)."""
     i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if 2 * i < pixels.size:
         base, bits, _, _ = pixel_of(i, 0, phase_of(0, g), g)
@@ -99,6 +102,7 @@ def sum_rows_kernel(dy: Array, x: Array, pixels: Array, share: int, g: Any, dw: 
 
 def make_product(tile: Tile, expected: Expected) -> Kernel:
     """Return the kernel for one size of tiles."""
+    bounds = (tile.threads, BLOCKS_OF[tile])
     rows, columns, depth, threads = tile.rows, tile.columns, tile.depth, tile.threads
     a_row, b_row, sums_each = tile.a_row, tile.b_row, tile.tm * tile.tn
     a_part, b_part = depth * a_row, depth * b_row
@@ -107,11 +111,11 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
     functions = tile_functions(tile)
     clear, multiply, store = functions.clear, functions.multiply, functions.store
 
-    @kernel(expected=expected, launch_bounds=(threads, 512 // threads))
+    @kernel(expected=expected, launch_bounds=bounds)
     def product_kernel(dy: Array, x: Array, pixels: Array, share: int, g: Any, dw: Array) -> None:
         """dw[part, m, d] = sum over the part's pixels i of dy[m, i] x[i + table[d]].
 
-        Where a step's pixels lie is worked out by a few threads, a step ahead. ``share`` is a multiple of a step.
+        Where a step's pixels lie is worked out by a few threads, a step ahead. ``share`` is a multiple of it.
         """
         a_tile = cuda.shared.array(a_shape, dw.dtype, alignment=ALIGNMENT)
         b_tile = cuda.shared.array(b_shape, dw.dtype, alignment=ALIGNMENT)
@@ -122,18 +126,18 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
         places = cuda.shared.array(two_steps, int32)
         images, groups, filters, channels, _, _, _, out, source, taps, _, _, _, _, _, _ = g
         thread, zero = cuda.threadIdx.x, dw.dtype.type(0)
-        weights, plane = channels * taps[0] * taps[1] * taps[2], out[0] * out[1] * out[2]
-        in_group = channels * source[0] * source[1] * source[2]
+        weights, plane = int32(channels * taps[0] * taps[1] * taps[2]), int32(out[0] * out[1] * out[2])
+        in_group = int32(channels * source[0] * source[1] * source[2])
         row_tiles, column_tiles = quotient(filters + rows - 1, rows), quotient(weights + columns - 1, columns)
         number = quotient(cuda.blockIdx.x, column_tiles)
-        first_d = (cuda.blockIdx.x - number * column_tiles) * columns
+        first_d = int32((cuda.blockIdx.x - number * column_tiles) * columns)
         of_group = quotient(number, row_tiles)
-        first_m = (number - of_group * row_tiles) * rows
+        first_m = int32((number - of_group * row_tiles) * rows)
         part = quotient(of_group, groups)
-        group = of_group - part * groups
+        group = int32(of_group - part * groups)
         phase = phase_of(0, g)
-        start = part * share
-        stop = min(start + share, images * plane)
+        start = int32(part * share)
+        stop = int32(min(start + share, images * plane))
         steps = quotient(stop - start + depth - 1, depth)
         k, i0 = int32(thread % depth), int32(thread // depth)
         rows_left, from_i0 = int32(filters - first_m - i0), int32(i0 * plane)
@@ -144,7 +148,7 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
         sums = cuda.local.array(sums_each, dw.dtype)
         clear(sums)
         buffer = int32(0)
-        for step in range(-1, steps + 1):
+        for step in range(int32(-1), int32(steps + 1)):
             if 0 <= step < steps:
                 slot = (step & 1) * depth + k
                 base, inside, place = bases[at(slot)], bits[at(slot)], int32(places[at(slot)] + from_i0)
@@ -163,7 +167,7 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
                 bits[at(slot)] = pixels[at(2 * i + 1)] if pixel < stop else 0
                 places[at(slot)] = ((n * groups + group) * filters + first_m) * plane + i
             if step > 0:
-                multiply(a_tile, buffer * a_part, b_tile, buffer * b_part, sums)
+                multiply(a_tile, int32(buffer * a_part), b_tile, int32(buffer * b_part), sums)
                 buffer = int32(1 - buffer)
             if 0 <= step < steps:
                 for i in range(a_loads):
@@ -179,9 +183,9 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
 
 
 KERNELS = {
-    BIG: make_product(BIG, Expected(registers=128, opcodes=("LDS.128",))),
-    MIDDLE: make_product(MIDDLE, Expected(registers=128, opcodes=("LDS.128",))),
-    SMALL: make_product(SMALL, Expected(registers=128, registers64=168, opcodes=("LDS.128",))),
+    LARGE: make_product(LARGE, Expected(registers=168, opcodes=("LDS.128",))),
+    HALF: make_product(HALF, Expected(registers=168, opcodes=("LDS.128",))),
+    SMALL: make_product(SMALL, Expected(registers=128, opcodes=("LDS.128",))),
 }
 
 # --- the second pass, and db ---
@@ -223,10 +227,10 @@ def added(sums: GpuArray, shape: tuple[int, ...]) -> GpuArray:
 
 
 def shares(pixels: int, blocks: int, wanted: int, multiple: int) -> tuple[int, int]:
-    """Return the pixels of a share, and the number of shares, such that they make ``wanted`` blocks of the
-    ``blocks`` of each.
+    """Return the pixels of a share, and the number of shares, such that all have ``wanted`` blocks at most,
+    where one has ``blocks``.
     """
-    parts = max(1, min(ceil_div(wanted, blocks), pixels // FEWEST))
+    parts = max(1, min(wanted // blocks, pixels // FEWEST))
     share = multiple * ceil_div(ceil_div(pixels, parts), multiple)
     return share, ceil_div(pixels, share)
 
@@ -235,7 +239,12 @@ def tile_for(filters: int, weights: int, dtype: np.dtype[Any]) -> Tile:
     """Return the tile for dw of a group: float64 has the small."""
     if dtype == np.float64 or weights < SMALL.columns * 2:
         return SMALL
-    return BIG if filters > MIDDLE.rows else MIDDLE if filters > SMALL.rows else SMALL
+    return LARGE if filters > HALF.rows else HALF if filters > SMALL.rows else SMALL
+
+
+def few_filters(g: Pass) -> bool:
+    """Return whether most of a tile would be empty."""
+    return min(g.filters, g.depth) < 12
 
 
 def weight_sums(dy: GpuArray, x: GpuArray, g: Pass, shape: tuple[int, ...]) -> GpuArray:
@@ -246,7 +255,7 @@ def weight_sums(dy: GpuArray, x: GpuArray, g: Pass, shape: tuple[int, ...]) -> G
     plane, numbers = g.pixels // g.images, tuple(g)
     pixels = empty((2 * plane,), np.int32, dy.device)
     pixels_kernel[blocks_for(plane, 128), min(128, 32 * ceil_div(plane, 32))](numbers, pixels)
-    if min(g.filters, weights) < 12:
+    if few_filters(g):
         blocks = g.groups * g.filters * ceil_div(weights, ROWS)
         threads = THREADS if g.pixels >= FEWEST else 32
         share, parts = shares(g.pixels, blocks, 8 * MULTIPROCESSORS, 1)
@@ -255,7 +264,7 @@ def weight_sums(dy: GpuArray, x: GpuArray, g: Pass, shape: tuple[int, ...]) -> G
     else:
         tile = tile_for(g.filters, weights, dy.dtype)
         blocks = g.groups * ceil_div(g.filters, tile.rows) * ceil_div(weights, tile.columns)
-        share, parts = shares(g.pixels, blocks, 1024 // tile.threads * MULTIPROCESSORS, tile.depth)
+        share, parts = shares(g.pixels, blocks, BLOCKS_OF[tile] * MULTIPROCESSORS, tile.depth)
         sums = empty((parts, size), dy.dtype, dy.device)
         KERNELS[tile][blocks * parts, tile.threads](dy, x, pixels, share, numbers, sums)
     return added(sums, shape)

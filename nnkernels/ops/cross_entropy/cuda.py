@@ -13,12 +13,13 @@ import numpy as np
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
 from nnkernels.machine.gpu_kernel import at, cuda, device_function, kernel
 from nnkernels.machine.memory import Array
+from nnkernels.ops.integers_cuda import as_int64
 from nnkernels.ops.losses.labels import IGNORE
-from nnkernels.ops.losses.labels_cuda import as_int64, label_weight, sum_of_weights, weighted_mean
+from nnkernels.ops.losses.labels_cuda import label_weight, sum_of_weights, weighted_mean
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.tiling import MOST_THREADS, max_over_lanes, sum_over_lanes, thread_place, tiling
 from nnkernels.ops.reduce.total import total
-from nnkernels.ops.softmax_cuda import AT_ONCE, MINUS_INFINITY, fits, top_and_sum
+from nnkernels.ops.softmax_cuda import AT_ONCE, AT_ONCE_IF_LONG, MINUS_INFINITY, fits, top_and_sum
 
 MOST = 512  # threads of a block, which leaves them 128 registers each: float64 needs more than 64
 Grads = tuple[GpuArray | None, ...]
@@ -108,15 +109,18 @@ def long_forward_kernel(
     scale, log_s = x.dtype.type(1) / s, math.log(s)
     label = label_of(i, labels)
     lost = x.dtype.type(0)
-    for k in range(lane, n if here else 0, AT_ONCE << lane_bits):
-        for j in range(AT_ONCE):
-            column = k + (j << lane_bits)
-            value = x[at(i * n + min(column, n - 1))] - m
-            if column < n:
-                p[at(i * n + column)] = math.exp(value) * scale
-                q = target(i, column, n, label, t, w, part)
+    values = cuda.local.array(AT_ONCE_IF_LONG, x.dtype)
+    k = lane
+    while here and k < n:
+        for j in range(AT_ONCE_IF_LONG):
+            values[j] = x[at(i * n + min(k + (j << lane_bits), n - 1))] - m
+        for j in range(AT_ONCE_IF_LONG):
+            if k < n:
+                p[at(i * n + k)] = math.exp(values[j]) * scale
+                q = target(i, k, n, label, t, w, part)
                 if q != x.dtype.type(0):
-                    lost += q * (log_s - value)
+                    lost += q * (log_s - values[j])
+            k += 1 << lane_bits
     lost = sum_over_lanes(lost, scratch, 0, lane_bits)
     if here and lane == 0:
         write_loss(i, n, lost, labels, w, ignore, loss, of_row)
@@ -142,16 +146,23 @@ def backward_kernel(
         g = full
     if labels.size == 0 or (part != zero and w.size > 0):  # otherwise, the sum of q_i is the label's weight
         full = zero
-        for k in range(lane, n, 1 << lane_bits):
-            full += target(i, k, n, label, t, w, part)
+        k = lane
+        while k < n:
+            for _ in range(AT_ONCE):
+                q = target(i, min(k, n - 1), n, label, t, w, part)
+                full += q if k < n else zero
+                k += 1 << lane_bits
         full = sum_over_lanes(full, scratch, 0, lane_bits)
-    for k in range(lane, n if here else 0, AT_ONCE << lane_bits):
+    values = cuda.local.array(AT_ONCE, p.dtype)
+    k = lane
+    while here and k < n:
         for j in range(AT_ONCE):
-            column = k + (j << lane_bits)
-            value = p[at(i * n + min(column, n - 1))]
-            if column < n:
-                change = g * (value * full - target(i, column, n, label, t, w, part))
-                dx[at(i * n + column)] = change if counts else zero
+            column = min(k + (j << lane_bits), n - 1)
+            values[j] = g * (p[at(i * n + column)] * full - target(i, column, n, label, t, w, part))
+        for j in range(AT_ONCE):
+            if k < n:
+                dx[at(i * n + k)] = values[j] if counts else zero
+            k += 1 << lane_bits
 
 
 def kernel_targets(

@@ -23,10 +23,10 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.gradients import linear, multilinear, piecewise_linear
-from nnkernels.ops.graph import loops, tuned, vectorized
+from nnkernels.ops.graph import cuda, loops, tuned, vectorized
 from nnkernels.ops.graph.shapes import Spmm
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
-from nnkernels.ops.validate import axis_index, check_int, choice, fail_type, floats, rank
+from nnkernels.ops.validate import axis_index, check_int, choice, fail_type, floats, is_array, rank
 
 # --- records ---
 
@@ -35,7 +35,7 @@ REDUCTIONS = ("sum", "mean", "max")
 
 def check_index(op: str, name: str, index: Any) -> None:
     """Demand a vector of integers."""
-    if not isinstance(index, np.ndarray) or index.dtype.kind not in "iu":
+    if not is_array(index) or index.dtype.kind not in "iu":
         fail_type(op, name, index, "an array of integers")
     rank(op, name, index, 1, "(a vector)")
 
@@ -241,6 +241,7 @@ index_select = Op(
     loops=Body(loops.select_forward_loops, loops.select_backward_loops),
     vectorized=Body(vectorized.select_forward_vectorized, vectorized.select_backward_vectorized),
     tuned=Body(tuned.select_forward_tuned, tuned.select_backward_tuned),
+    cuda=Body(cuda.select_forward_cuda, cuda.select_backward_cuda),
     check=check_select,
     check_values=check_select_values,
     samples=select_samples,
@@ -268,6 +269,7 @@ segment = Op(
     loops=Body(loops.segment_forward_loops, loops.segment_backward_loops),
     vectorized=Body(vectorized.segment_forward_vectorized, vectorized.segment_backward_vectorized),
     tuned=Body(tuned.segment_forward_tuned, tuned.segment_backward_tuned),
+    cuda=Body(cuda.segment_forward_cuda, cuda.segment_backward_cuda),
     check=check_segment,
     check_values=check_segment_values,
     samples=segment_samples,
@@ -299,6 +301,7 @@ spmm = Op(
     loops=Body(loops.spmm_forward_loops, loops.spmm_backward_loops),
     vectorized=Body(vectorized.spmm_forward_vectorized, vectorized.spmm_backward_vectorized),
     tuned=Body(tuned.spmm_forward_tuned, tuned.spmm_backward_tuned),
+    cuda=Body(cuda.spmm_forward_cuda, cuda.spmm_backward_cuda),
     check=check_spmm,
     check_values=check_spmm_values,
     samples=spmm_samples,

@@ -79,7 +79,7 @@ def weighted_logits_df_tuned(z: Any, y: Any, a: Any, b: Any, q: Any, w: Any) -> 
 
 @inline
 def logits_cuda(z: Any, y: Any, *_: Any) -> Any:
-    return max(z, typed(0, z)) - z * y + np.log1p(np.exp(-abs(z)))
+    return np.log1p(np.exp(-abs(z))) + max(z, typed(0, z)) - z * y
 
 
 @inline

@@ -1,5 +1,6 @@
 """The elementwise losses on a GPU: a thread takes PER_THREAD elements at once, a block's width apart.
 
+All of them are read before the first is written: no load is moved before a store that it might depend on.
 Bound: memory. All arrays that the formula reads are read once; l_i that are only summed stay in registers.
 Every block sums a fixed share, ``total`` adds the shares up.
 """
@@ -41,12 +42,13 @@ def make_sum_kernel(f: Scalar) -> Kernel:
         first = cuda.blockIdx.x * share
         last = min(first + share, x.size)
         s = x.dtype.type(0)
-        for start in range(first + cuda.threadIdx.x, last, cuda.blockDim.x * PER_THREAD):
-            for k in range(PER_THREAD):
-                i = start + k * cuda.blockDim.x
+        i = first + cuda.threadIdx.x
+        while i < last:
+            for _ in range(PER_THREAD):
                 j = min(i, last - 1)
                 term = f(x[at(j)], y[at(j)], a, b, u[at(j)], w[at(j)])
                 s += term if i < last else x.dtype.type(0)
+                i += cuda.blockDim.x
         s = block_sum(s, scratch)
         if cuda.threadIdx.x == 0:
             sums[at(cuda.blockIdx.x)] = scale * s
@@ -59,13 +61,15 @@ def make_terms_kernel(f: Scalar) -> Kernel:
 
     @kernel
     def terms_kernel(x: Array, y: Array, a: Any, b: Any, u: Array, w: Array, terms: Array) -> None:
+        ready = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * cuda.blockDim.x * PER_THREAD + cuda.threadIdx.x
         for k in range(PER_THREAD):
+            j = min(start + k * cuda.blockDim.x, x.size - 1)
+            ready[k] = f(x[at(j)], y[at(j)], a, b, u[at(j)], w[at(j)])
+        for k in range(PER_THREAD):
             i = start + k * cuda.blockDim.x
-            j = min(i, x.size - 1)
-            term = f(x[at(j)], y[at(j)], a, b, u[at(j)], w[at(j)])
             if i < x.size:
-                terms[at(i)] = term
+                terms[at(i)] = ready[k]
 
     return terms_kernel
 
@@ -77,14 +81,16 @@ def make_derivative_kernel(df: Scalar) -> Kernel:
     def derivative_kernel(
         dy: Array, scale: Any, x: Array, y: Array, a: Any, b: Any, u: Array, w: Array, dx: Array
     ) -> None:
+        ready = cuda.local.array(PER_THREAD, x.dtype)
         start = cuda.blockIdx.x * cuda.blockDim.x * PER_THREAD + cuda.threadIdx.x
         for k in range(PER_THREAD):
-            i = start + k * cuda.blockDim.x
-            j = min(i, x.size - 1)
+            j = min(start + k * cuda.blockDim.x, x.size - 1)
             g = scale * dy[at(j if dy.size > 1 else 0)]
-            change = g * df(x[at(j)], y[at(j)], a, b, u[at(j)], w[at(j)])
+            ready[k] = g * df(x[at(j)], y[at(j)], a, b, u[at(j)], w[at(j)])
+        for k in range(PER_THREAD):
+            i = start + k * cuda.blockDim.x
             if i < x.size:
-                dx[at(i)] = change
+                dx[at(i)] = ready[k]
 
     return derivative_kernel
 

@@ -7,33 +7,13 @@ loss and the gradient; it is never an address.
 import math
 from typing import Any
 
-import numpy as np
-
 from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.machine.gpu_index import grid_of, thread_number
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum
+from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, kernel
+from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
-from nnkernels.ops.reduce.total import SHARE, total
+from nnkernels.ops.reduce.total import AT_ONCE, SHARE, threads_for, total
 
 NAN = math.nan
-
-
-@kernel
-def as_int64_kernel(labels: Array, wide: Array) -> None:
-    """Write labels of any integer type to ``wide``."""
-    i = thread_number()
-    if i < wide.size:
-        wide[at(i)] = labels[at(i)]
-
-
-def as_int64(labels: GpuArray) -> GpuArray:
-    """Return the labels in the one type that kernels are compiled for."""
-    if labels.dtype == np.int64:
-        return labels
-    wide = empty(labels.shape, np.int64, labels.device)
-    as_int64_kernel[grid_of(wide.size)](labels, wide)
-    return wide
 
 
 @device_function
@@ -54,8 +34,12 @@ def sum_of_weights_kernel(
     scratch = cuda.shared.array(WARPS_MOST, w.dtype)
     first = cuda.blockIdx.x * share
     s = w.dtype.type(0)
-    for i in range(first + cuda.threadIdx.x, min(first + share, labels.size), cuda.blockDim.x):
-        s += label_weight(labels[at(i)], w, classes, ignore)
+    i, last = first + cuda.threadIdx.x, min(first + share, labels.size)
+    while i < last:
+        for _ in range(AT_ONCE):
+            weight = label_weight(labels[at(min(i, last - 1))], w, classes, ignore)
+            s += weight if i < last else w.dtype.type(0)
+            i += cuda.blockDim.x
     s = block_sum(s, scratch)
     if cuda.threadIdx.x == 0:
         sums[at(cuda.blockIdx.x)] = s
@@ -69,21 +53,21 @@ def weighted_mean_kernel(loss: Array, of_row: Array, share: int, last: int, y: A
     """
     scratch = cuda.shared.array(WARPS_MOST, loss.dtype)
     first = cuda.blockIdx.x * share
-    s, d = loss.dtype.type(0), loss.dtype.type(0)
-    for i in range(first + cuda.threadIdx.x, min(first + share, loss.size), cuda.blockDim.x):
-        s += loss[at(i)]
-        if of_row.size > 0:
-            d += of_row[at(i)]
+    zero = loss.dtype.type(0)
+    s, d = zero, zero
+    i, stop = first + cuda.threadIdx.x, min(first + share, loss.size)
+    while i < stop:
+        for _ in range(AT_ONCE):
+            lost = loss[at(min(i, stop - 1))]
+            counted = of_row[at(min(i, stop - 1))] if of_row.size > 0 else zero
+            s += lost if i < stop else zero
+            d += counted if i < stop else zero
+            i += cuda.blockDim.x
     s, d = block_sum(s, scratch), block_sum(d, scratch)
     if cuda.threadIdx.x == 0:
         y[at(cuda.blockIdx.x)] = s / d if last and of_row.size > 0 else s
         if not last:
             weight[at(cuda.blockIdx.x)] = d
-
-
-def threads_for(n: int) -> int:
-    """Return how many threads of a block add up n numbers: few where n is small."""
-    return max(WARP, min(THREADS, WARP * blocks_for(n, WARP)))
 
 
 def sum_of_weights(labels: GpuArray, classes: int, w: GpuArray, ignore: int) -> GpuArray:

@@ -5,7 +5,8 @@ from functools import lru_cache
 import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.ops.matmul.gemm_cuda import ONE, Axes, gemm_cuda
+from nnkernels.ops.matmul.form import ONE, Axes
+from nnkernels.ops.matmul.gemm_cuda import gemm_cuda
 
 Shape = tuple[int, ...]
 
@@ -52,7 +53,9 @@ def batch_axes(a: Shape, b: Shape, of: Shape) -> tuple[Axes, Axes]:
     )
 
 
-def multiply(a: GpuArray, b: GpuArray, y: GpuArray, transpose_a: bool = False, transpose_b: bool = False) -> None:
+def multiply(
+    a: GpuArray, b: GpuArray, y: GpuArray, transpose_a: bool = False, transpose_b: bool = False
+) -> None:
     """Write the product of two batches to y, summed over the axes that y does not have."""
     M, N = y.shape[-2:]
     K = a.shape[-2 if transpose_a else -1]

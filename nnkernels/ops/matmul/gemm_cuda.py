@@ -15,10 +15,33 @@ from typing import Any, NamedTuple
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, is_aligned
-from nnkernels.machine.gpu_instructions import store4
-from nnkernels.machine.gpu_kernel import THREADS, Expected, at, blocks_for, ceil_div, cuda, device_function, kernel
+from nnkernels.machine.gpu_kernel import (
+    THREADS,
+    Expected,
+    at,
+    blocks_for,
+    ceil_div,
+    cuda,
+    device_function,
+    kernel,
+)
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
+from nnkernels.ops.matmul.form import (
+    BIAS,
+    ONE,
+    RELU,
+    TRANSPOSED_A,
+    TRANSPOSED_B,
+    VECTOR_A,
+    VECTOR_B,
+    VECTOR_Y,
+    Axes,
+    finished,
+    offsets,
+)
+from nnkernels.ops.matmul.gemm_tf32 import TF32_THREADS, tf32_kernel
+from nnkernels.ops.matmul.precision import get_matmul_precision
 from nnkernels.ops.matmul.tiles import (
     ALIGNMENT,
     BIG,
@@ -32,32 +55,6 @@ from nnkernels.ops.matmul.tiles import (
 MULTIPROCESSORS = 132  # of an H100
 TINY, TINY_DEPTH = 4096, 64  # multiply-adds of a matrix, and of an element, that need no tiles
 TINY_THREADS = 64
-
-# Flags of a product; one number, since launches cost more with each argument.
-TRANSPOSED_A, TRANSPOSED_B, VECTOR_A, VECTOR_B, VECTOR_Y, BIAS, RELU = (1 << i for i in range(7))
-
-Axes = tuple[int, ...]  # size, step in a, step in b; size, ...: the first counts fastest
-ONE: Axes = (1, 0, 0)
-
-
-@device_function
-def offsets(number: int, axes: Axes) -> Any:
-    """Return where entry ``number`` of a batch starts in a and in b."""
-    in_a = in_b = 0
-    for i in range(0, len(axes), 3):
-        place = number % axes[i]
-        number //= axes[i]
-        in_a += place * axes[i + 1]
-        in_b += place * axes[i + 2]
-    return in_a, in_b
-
-
-def finished(s: Any, bias: Any, flags: int) -> Any:
-    """Return a sum with bias and activation."""
-    s += bias
-    if flags & RELU and s < typed(0, s):
-        s = typed(0, s)
-    return s
 
 
 def make_product_kernel(tile: Tile, expected: Expected) -> Any:
@@ -80,7 +77,9 @@ def make_product_kernel(tile: Tile, expected: Expected) -> Any:
                 sums[i * tn + j] = finished(sums[i * tn + j], add, flags)
 
     @kernel(expected=expected)
-    def product_kernel(a: Array, b: Array, bias: Array, form: Axes, outer: Axes, summed: Axes, y: Array) -> None:
+    def product_kernel(
+        a: Array, b: Array, bias: Array, form: Axes, outer: Axes, summed: Axes, y: Array
+    ) -> None:
         M, N, K, flags, splits, share, steps = form
         turned_a, turned_b = flags & TRANSPOSED_A == 0, flags & TRANSPOSED_B != 0  # k along rows?
         vector_a, vector_b = flags & VECTOR_A != 0, flags & VECTOR_B != 0
@@ -180,7 +179,7 @@ DEMANDS = {BIG: Demand(2 * MULTIPROCESSORS, 256), SMALL: Demand(16 * MULTIPROCES
 def plan(M: int, N: int, K: int, batch: int, repeats: int, itemsize: int) -> Plan:
     """Return the largest tile that gives all multiprocessors work, if need be with each tile's K shared."""
     tile, splits, steps = SMALL, 1, 0
-    for tile in (BIG, SMALL) if itemsize == 4 and M > SMALL.rows and N > SMALL.columns else (SMALL,):
+    for tile in (BIG, SMALL) if itemsize == 4 and SMALL.rows < M and SMALL.columns < N else (SMALL,):
         blocks = ceil_div(M, tile.rows) * ceil_div(N, tile.columns) * batch
         steps = ceil_div(K, tile.depth) * repeats
         wanted, depth = DEMANDS[tile]
@@ -219,15 +218,17 @@ def gemm_cuda(
     flags |= VECTOR_A if has_aligned_rows(a, M if transpose_a else K) else 0
     flags |= VECTOR_B if has_aligned_rows(b, K if transpose_b else N) else 0
     flags |= VECTOR_Y if has_aligned_rows(y, N) else 0
-    run = big_kernel if tile is BIG else small_kernel
     blocks = ceil_div(M, tile.rows) * ceil_div(N, tile.columns) * batch * splits
+    run, threads = big_kernel if tile is BIG else small_kernel, tile.threads
+    if tile is BIG and flags & VECTOR_A and flags & VECTOR_B and get_matmul_precision() == "high":
+        run, threads = tf32_kernel(not transpose_a, transpose_b), TF32_THREADS  # in the same tiles
     if splits == 1:
         form = (M, N, max(K, 1), flags, 1, share, steps)
-        run[blocks, tile.threads](a, b, bias, form, outer, summed, y)
+        run[blocks, threads](a, b, bias, form, outer, summed, y)
         return
     parts = empty((splits, y.size), y.dtype, y.device)
     form = (M, N, K, flags & ~ending, splits, share, steps)
-    run[blocks, tile.threads](a, b, bias, form, outer, summed, parts)
+    run[blocks, threads](a, b, bias, form, outer, summed, parts)
     combine_kernel[blocks_for(y.size), THREADS](parts, splits, N, ending, bias, y)
 
 

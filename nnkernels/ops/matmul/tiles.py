@@ -24,7 +24,7 @@ from nnkernels.machine.memory import Array
 ALIGNMENT = 16  # bytes, of the shared arrays
 PAD = 4  # elements behind a row of a tile: rows that are written down a column lie in different banks
 LANES_ACROSS, LANES_DOWN = 8, 4
-UNROLLED = 2  # steps of the loop over k, whose loads are under way while sums are taken
+UNROLLED = 2  # k's in a turn of the innermost loop: the fewer turns, the less is spent on counting them
 
 
 class Tile(NamedTuple):
@@ -92,22 +92,26 @@ def tile_functions(tile: Tile) -> TileFunctions:
             sums[i] = sums.dtype.type(0)
 
     @device_function
+    def multiply_one(a_tile: Array, p: int, b_tile: Array, q: int, sums: Array) -> None:
+        """Add the products of one k, whose rows and columns start at p and q."""
+        a, b = cuda.local.array(tm, sums.dtype), cuda.local.array(tn, sums.dtype)
+        for i in range(0, tm, 4):
+            a[i], a[i + 1], a[i + 2], a[i + 3] = load4(a_tile, p + i // 4 * row_jump)
+        for j in range(0, tn, 4):
+            b[j], b[j + 1], b[j + 2], b[j + 3] = load4(b_tile, q + j // 4 * column_jump)
+        for i in range(tm):
+            for j in range(tn):
+                sums[i * tn + j] += a[i] * b[j]
+
+    @device_function
     def multiply(a_tile: Array, a_start: int, b_tile: Array, b_start: int, sums: Array) -> None:
         """Add the products of a step, whose parts of the shared arrays start at a_start and b_start."""
-        a, b = cuda.local.array(tm, sums.dtype), cuda.local.array(tn, sums.dtype)
-        a_start += row(0)
-        b_start += column(0)
-        for k0 in range(0, depth, UNROLLED):
-            for k in range(k0, k0 + UNROLLED):
-                for i in range(0, tm, 4):
-                    p = a_start + k * a_row + i // 4 * row_jump
-                    a[i], a[i + 1], a[i + 2], a[i + 3] = load4(a_tile, at(p))
-                for j in range(0, tn, 4):
-                    p = b_start + k * b_row + j // 4 * column_jump
-                    b[j], b[j + 1], b[j + 2], b[j + 3] = load4(b_tile, at(p))
-                for i in range(tm):
-                    for j in range(tn):
-                        sums[i * tn + j] += a[i] * b[j]
+        p, q = int32(a_start + row(0)), int32(b_start + column(0))
+        end = int32(p + depth * a_row)
+        while p < end:  # the place counts: of 143 instructions in a BIG tile's turn, 128 are multiply-adds
+            multiply_one(a_tile, p, b_tile, q, sums)
+            multiply_one(a_tile, p + a_row, b_tile, q + b_row, sums)
+            p, q = int32(p + UNROLLED * a_row), int32(q + UNROLLED * b_row)
 
     @device_function
     def store(sums: Array, y: Array, start: int, m: int, n: int, y_row: int, vector: bool) -> None:

@@ -20,8 +20,9 @@ from numba import int32
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
 from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
 from nnkernels.machine.gpu_kernel import Kernel, at, blocks_for, ceil_div, cuda, kernel
+from nnkernels.machine.gpu_reduce import WARP
 from nnkernels.machine.memory import Array
-from nnkernels.ops.pooling.cuda_adaptive import PLANES, WARP, avg_windows, max_windows, pixel_of_thread
+from nnkernels.ops.pooling.cuda_adaptive import PLANES, avg_windows, max_windows, pixel_of_thread
 from nnkernels.ops.pooling.shapes import Geometry, Size, geometry, out_shape
 from nnkernels.ops.pooling.tuned import beats
 

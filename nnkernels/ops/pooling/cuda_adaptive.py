@@ -29,7 +29,7 @@ PLANES = 4  # images of a thread of backward
 
 @device_function
 def pixel_of_thread(by_h: Divisor, by_w: Divisor) -> Any:
-    """Return the first of a thread's PLANES images, the row and the column; by the images' height and width."""
+    """Return the first of a thread's PLANES images, and the row and column of its pixel there."""
     t = thread_number()
     line = quotient(t, by_w)
     group = quotient(line, by_h)
@@ -134,7 +134,7 @@ def max_windows_backward_kernel(
     dx: Array,
 ) -> None:  # fmt: skip
     first, h, w = pixel_of_thread(by_h, by_w)
-    last = int32(planes - 1 - first)  # of the thread's images; where there are fewer, it stands for the others
+    last = int32(planes - 1 - first)  # of the thread's images; it stands for those that are not there
     if last >= 0:
         P, Q, H, W = by_p[0], by_q[0], by_h[0], by_w[0]
         pixel = int32(h * W + w)
@@ -160,7 +160,7 @@ def avg_windows_backward_kernel(
     dy: Array, planes: int, by_p: Divisor, by_q: Divisor, by_h: Divisor, by_w: Divisor, dx: Array
 ) -> None:
     first, h, w = pixel_of_thread(by_h, by_w)
-    last = int32(planes - 1 - first)  # of the thread's images; where there are fewer, it stands for the others
+    last = int32(planes - 1 - first)  # of the thread's images; it stands for those that are not there
     if last >= 0:
         P, Q, H, W = by_p[0], by_q[0], by_h[0], by_w[0]
         total = cuda.local.array(PLANES, dy.dtype)

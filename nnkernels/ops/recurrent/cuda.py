@@ -70,7 +70,7 @@ def make_forward(cell: int, rows: int) -> Any:
     G = GATES[cell]
     S = G * rows  # sums of a thread
 
-    @kernel(expected=MANY, launch_bounds=THREADS_MOST)
+    @kernel(expected=MANY, launch_bounds=(THREADS_MOST, 1))
     def forward_kernel(
         a: Array, w: Array, b_hh: Array, h0: Array, c0: Array, states: Array, kept: Array, numbers: Any
     ) -> None:
@@ -78,6 +78,7 @@ def make_forward(cell: int, rows: int) -> Any:
         T, B, H, reverse, first, stop, share = numbers
         partial = cuda.shared.array(PARTIALS, a.dtype)
         sums = cuda.local.array(S, a.dtype)
+        row_at = cuda.local.array(rows, numba.int64)
         weights, z = cuda.local.array(G, a.dtype), cuda.local.array(G, a.dtype)
         unit, part = cuda.threadIdx.x, cuda.threadIdx.y
         width, slices = cuda.blockDim.x, cuda.blockDim.y
@@ -89,14 +90,19 @@ def make_forward(cell: int, rows: int) -> Any:
             h_at = 0 if step == 0 else (t + 1 if reverse else t - 1) * B * H
             for i in range(S):
                 sums[i] = a.dtype.type(0)
-            if j < H:
-                for k in range(part * share, min((part + 1) * share, H)):
+            for r in range(rows):
+                row_at[r] = h_at + min(first_row + r, B - 1) * H  # beyond the last row, that again
+            k, k_stop = part * share, min((part + 1) * share, H) if j < H else 0
+            w_at = k * G * H + j
+            while k < k_stop:  # a range, and products in the indices, would take twice the instructions
+                for g in range(G):
+                    weights[g] = w[wide(w_at + g * H)]
+                for r in range(rows):
+                    value = h[wide(row_at[r] + k)]
                     for g in range(G):
-                        weights[g] = w[wide((k * G + g) * H + j)]
-                    for r in range(rows):
-                        value = h[wide(h_at + min(first_row + r, B - 1) * H + k)]  # the last row again
-                        for g in range(G):
-                            sums[g * rows + r] += weights[g] * value
+                        sums[g * rows + r] += weights[g] * value
+                k += 1
+                w_at += G * H
             for i in range(S):
                 partial[at((i * slices + part) * width + unit)] = sums[i]
             cuda.syncthreads()
@@ -142,7 +148,7 @@ def make_backward(cell: int, rows: int) -> Any:
     """Return the kernel for a kind of cell and ``rows`` sequences per block."""
     G = GATES[cell]
 
-    @kernel(expected=MANY, launch_bounds=THREADS_MOST)
+    @kernel(expected=MANY, launch_bounds=(THREADS_MOST, 1))
     def backward_kernel(
         dy: Array, w: Array, past_states: Array, states: Array, kept: Array, da: Array, dz: Array, dh: Array,
         dc: Array, numbers: Any,
@@ -155,7 +161,7 @@ def make_backward(cell: int, rows: int) -> Any:
         """
         T, B, H, reverse, first, stop, share = numbers
         partial = cuda.shared.array(PARTIALS, dy.dtype)
-        sums = cuda.local.array(rows, dy.dtype)
+        sums, row_at = cuda.local.array(rows, dy.dtype), cuda.local.array(rows, numba.int64)
         zero, one = dy.dtype.type(0), dy.dtype.type(1)
         unit, part = cuda.threadIdx.x, cuda.threadIdx.y
         width, slices = cuda.blockDim.x, cuda.blockDim.y
@@ -167,11 +173,16 @@ def make_backward(cell: int, rows: int) -> Any:
             after = t - 1 if reverse else t + 1
             for i in range(rows):
                 sums[i] = zero
-            if j < H and step < T:
-                for k in range(part * share, min((part + 1) * share, G * H)):
-                    weight = w[wide(k * H + j)]
-                    for r in range(rows):
-                        sums[r] += weight * dz[wide((after * B + min(first_row + r, B - 1)) * G * H + k)]
+            for r in range(rows):
+                row_at[r] = (after * B + min(first_row + r, B - 1)) * G * H
+            k, k_stop = part * share, min((part + 1) * share, G * H) if j < H and step < T else 0
+            w_at = k * H + j
+            while k < k_stop:
+                weight = w[wide(w_at)]
+                for r in range(rows):
+                    sums[r] += weight * dz[wide(row_at[r] + k)]
+                k += 1
+                w_at += H
             for i in range(rows):
                 partial[at((i * slices + part) * width + unit)] = sums[i]
             cuda.syncthreads()

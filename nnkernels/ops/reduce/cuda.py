@@ -11,7 +11,7 @@ import numpy as np
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, zeros
 from nnkernels.machine.gpu_index import grid_of, thread_number
 from nnkernels.machine.gpu_kernel import THREADS, at, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import ALL_LANES
+from nnkernels.machine.gpu_reduce import ALL_LANES, WARP
 from nnkernels.machine.memory import Array
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.loops import Dim
@@ -44,11 +44,12 @@ def sum_kernel(
     s = x.dtype.type(0)
     if o < outer and column < inner:
         last = min((part + 1) * share, n)
-        for k in range(part * share + lane, last, AT_ONCE << lane_bits):
-            for j in range(AT_ONCE):
-                row = k + (j << lane_bits)
-                value = x[at((o * n + min(row, last - 1)) * inner + column)]
-                s += value if row < last else x.dtype.type(0)
+        start, k = o * n * inner + column, part * share + lane
+        while k < last:  # range with a step would divide to count its rounds
+            for _ in range(AT_ONCE):
+                value = x[at(start + min(k, last - 1) * inner)]
+                s += value if k < last else x.dtype.type(0)
+                k += 1 << lane_bits
     s = sum_over_lanes(s, scratch, width_bits, lane_bits)
     if lane == 0 and o < outer and column < inner:
         y[at((o * parts + part) * inner + column)] = s / divisor
@@ -64,14 +65,18 @@ def spread_kernel(
     part = cuda.blockIdx.y
     if o < outer and column < inner:
         value = dy[at(o * inner + column)] / divisor
-        for k in range(part * share + lane, min((part + 1) * share, n), 1 << lane_bits):
+        last, k = min((part + 1) * share, n), part * share + lane
+        while k < last:
             dx[at((o * n + k) * inner + column)] = value
+            k += 1 << lane_bits
 
 
 def grids(way: Pass) -> tuple[Tiling, Tiling]:
     """Return the grid of a pass, and the grid that puts the results of its parts together."""
     outer, n, inner = way
-    first = tiling(outer, n, inner, PER_THREAD, THREADS, split=True)
+    # Short rows get more lanes, so that neighbours read neighbouring elements.
+    short = inner < WARP and n < WARP * PER_THREAD
+    first = tiling(outer, n, inner, AT_ONCE if short else PER_THREAD, THREADS, split=True)
     return first, tiling(outer, first.parts, inner, PER_THREAD, MOST_THREADS)
 
 
@@ -193,12 +198,14 @@ def max_kernel(
     # Lanes that come too late begin with the first element as well: it is counted once more, not missed.
     place = start + part * share * inner if here else 0
     best = x[at(place)]
-    for k in range(part * share + lane, last if here else 0, AT_ONCE << lane_bits):
-        for j in range(AT_ONCE):
-            i = start + min(k + (j << lane_bits), last - 1) * inner
+    k = part * share + lane
+    while here and k < last:
+        for _ in range(AT_ONCE):
+            i = start + min(k, last - 1) * inner
             value = x[at(i)]
             if comes_before(value, i, best, place):
                 best, place = value, i
+            k += 1 << lane_bits
     best, place = larger_over_lanes(best, place, values, places, width_bits, lane_bits)
     if lane == 0 and here:
         i = (o * parts + part) * inner + column

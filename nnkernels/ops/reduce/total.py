@@ -9,10 +9,11 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty
 from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
-from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
+from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
 
 SHARE = 16 * THREADS  # elements of a block
+AT_ONCE = 4  # loads of a thread that do not wait for each other
 
 
 @kernel
@@ -21,11 +22,20 @@ def sum_shares_kernel(x: Array, share: int, factor: Any, total: Array) -> None:
     scratch = cuda.shared.array(WARPS_MOST, x.dtype)
     first = cuda.blockIdx.x * share
     s = x.dtype.type(0)
-    for i in range(first + cuda.threadIdx.x, min(first + share, x.size), THREADS):
-        s += x[at(i)]
+    i, last = first + cuda.threadIdx.x, min(first + share, x.size)
+    while i < last:  # range with a step would divide to count its rounds
+        for _ in range(AT_ONCE):
+            value = x[at(min(i, last - 1))]
+            s += value if i < last else x.dtype.type(0)
+            i += cuda.blockDim.x
     s = block_sum(s, scratch)
     if cuda.threadIdx.x == 0:
         total[at(cuda.blockIdx.x)] = factor * s
+
+
+def threads_for(n: int) -> int:
+    """Return how many threads of a block add up n numbers: few where n is small."""
+    return max(WARP, min(THREADS, WARP * blocks_for(n, WARP)))
 
 
 def total(x: GpuArray, factor: float = 1.0) -> GpuArray:
@@ -37,5 +47,5 @@ def total(x: GpuArray, factor: float = 1.0) -> GpuArray:
         sum_shares_kernel[blocks, THREADS](x, SHARE, one, sums)
         x = sums
     y = empty((), x.dtype, x.device)
-    sum_shares_kernel[1, THREADS](x, max(x.size, 1), np.dtype(x.dtype).type(factor), y)
+    sum_shares_kernel[1, threads_for(x.size)](x, max(x.size, 1), np.dtype(x.dtype).type(factor), y)
     return y

@@ -1,8 +1,8 @@
 """upsample_nearest2d and upsample_bilinear2d on a GPU.
 
-A thread has one pixel of PLANES images: where it comes from, and with which weights, is computed once for all
-of them. Backward gathers: the rows of y that a row of x has a part in are neighbours, and the first of them is
-guessed and then looked for, with the function that forward uses.
+A thread has one pixel of PLANES images: where it comes from, and with which weights, is computed once for
+all of them. Backward gathers: the rows of y that a row of x has a part in are neighbours, and the first of
+them is guessed and then looked for, with the function that forward uses.
 
 Bound: memory traffic, each pixel of x and y read or written once; for bilinear's backward the weights of the
 16 pixels or more that it sums count as much. Backward of nearest to twice the size is avg_pool2d's forward,
