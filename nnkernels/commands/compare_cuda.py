@@ -74,7 +74,7 @@ def simulated(op: Op, sample: Sample, backward: bool) -> Simulated:
     try:
         with simulate_gpu() as simulator:
             start = time.perf_counter()
-            got = results(op, op.cuda, sample, backward)
+            got = results(op, op.cuda, sample, backward, on_gpu=True)
             seconds = time.perf_counter() - start
     except (SimulationError, ValueError) as error:
         raise CommandError(f"{op.name} on {sample.label}: {error}", status=1) from error
@@ -114,13 +114,13 @@ def measure_on_gpu(op: Op, dtype: Any, backward: bool) -> list[Measurement]:
     assert op.cuda is not None
     sample = next(op.bench_samples(np.random.default_rng(0), dtype))
     bodies = {"loops": op.loops, "tuned": op.tuned, "cuda": op.cuda}
-    calls = {name: caller(op, body, sample, backward) for name, body in bodies.items()}
+    calls = {name: caller(op, body, sample, backward, name == "cuda") for name, body in bodies.items()}
     seconds = {"cuda": gpu_seconds(calls.pop("cuda")), **interleaved(calls)}
     wanted = results(op, op.loops, sample, backward)
     flops = 0 if backward else op.flops(*sample.arrays, **sample.attributes)
     rows = []
     for name, body in bodies.items():
-        ulp, relative = largest_error(results(op, body, sample, backward), wanted)
+        ulp, relative = largest_error(results(op, body, sample, backward, name == "cuda"), wanted)
         gflops = flops / seconds[name] / 1e9 if flops else None
         speedup = seconds["loops"] / seconds[name]
         rows.append(Measurement(op.name, name, sample, ulp, relative, seconds[name], gflops, speedup, False))

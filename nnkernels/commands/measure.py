@@ -70,14 +70,14 @@ def measure(op: Op, dtype: Any, backward: bool = False) -> list[Measurement]:
 # --- errors ---
 
 
-def given(op: Op, body: Body, arrays: Arrays) -> Any:
-    """Return copies of arrays where the body wants them: in host memory, or on what "cuda" means."""
-    return checks.placed("cuda" if body is op.cuda else "loops", checks.copies(arrays))
+def given(arrays: Arrays, on_gpu: bool) -> Any:
+    """Return copies of arrays in host memory, or on what "cuda" means."""
+    return checks.placed("cuda" if on_gpu else "loops", checks.copies(arrays))
 
 
-def results(op: Op, body: Body, sample: Sample, backward: bool) -> Arrays:
+def results(op: Op, body: Body, sample: Sample, backward: bool, on_gpu: bool = False) -> Arrays:
     """Return what a call computes: outputs, or the gradients for a fixed random cotangent."""
-    return checks.fetched(caller(op, body, sample, backward)())
+    return checks.fetched(caller(op, body, sample, backward, on_gpu)())
 
 
 def largest_error(got: Arrays, wanted: Arrays) -> tuple[float, float]:
@@ -103,13 +103,13 @@ def largest_error(got: Arrays, wanted: Arrays) -> tuple[float, float]:
 # --- times ---
 
 
-def caller(op: Op, body: Body, sample: Sample, backward: bool) -> Callable[[], Any]:
+def caller(op: Op, body: Body, sample: Sample, backward: bool, on_gpu: bool = False) -> Callable[[], Any]:
     """Return the call to be timed, on copies of its own: update steps overwrite their inputs."""
-    arrays, attributes = given(op, body, sample.arrays), sample.attributes
+    arrays, attributes = given(sample.arrays, on_gpu), sample.attributes
     if not backward:
         return lambda: body.forward(*arrays, **attributes)
     outputs = body.forward(*arrays, **attributes)
-    (dy,) = given(op, body, (checks.cotangent(np.random.default_rng(1), outputs),))
+    (dy,) = given((checks.cotangent(np.random.default_rng(1), outputs),), on_gpu)
     needs, pull_back = checks.differentiable(op, sample), body.backward
     assert pull_back is not None
     return lambda: pull_back(dy, outputs, arrays, needs, **attributes)

@@ -44,6 +44,12 @@ def divisor(n: int) -> Divisor:
     return n, factor - 2**32 if factor >= 2**31 else factor, shift  # as int32 has its bits
 
 
+@device_function
+def divide(a: int, b: int) -> Any:
+    """Return a // b of numbers that are not negative, by the division of 32 bits: Numba's own has 64."""
+    return int32(at(a) // at(b))
+
+
 def quotient(i: int, by: Divisor) -> Any:
     """Return i // n for 0 <= i < 2^31 and by = divisor(n), in a kernel."""
     return int32(at((int64(at(i)) * (int64(by[1]) & LOW)) >> 31) >> (by[2] & 31))  # & 31: a shift of 32 bits

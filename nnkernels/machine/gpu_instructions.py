@@ -3,8 +3,8 @@
     load4(x, i)                  x[i], x[i + 1], x[i + 2], x[i + 3], loaded by instructions of 16 bytes
     store4(x, i, a, b, c, d)     the same four elements, stored
 
-    copy4(x, i, y, j, n)         x[i + k] = y[j + k], k < n; 0 for n <= k < 4: float32 from global y to shared x,
-                                 on its way until wait_for_copies. n = 0 or 4, and other n up to 4
+    copy4(x, i, y, j, n)         x[i + k] = y[j + k] for k < n, and 0 for n <= k < 4: float32 from global y to
+                                 shared x, on its way until wait_for_copies
     commit_copies()              the thread's copies so far are a group
     wait_for_copies(n)           wait until at most the n latest groups are on their way; n is a constant
 
@@ -14,14 +14,14 @@ float64. (Shared arrays are declared with ``alignment=16``.)
 What the 32 threads of a warp execute together, each of them holding a fragment of every matrix. With
 g = lane // 4 and t = lane % 4:
 
-    ldmatrix(x, i)               four matrices of 8 rows of 16 bytes, from shared memory. Lane 8 q + r gives the
-                                 place of row r of matrix q; each lane gets element (g, t) of the four, an
+    ldmatrix(x, i)               four matrices of 8 rows of 16 bytes, from shared memory. Lane 8 q + r gives
+                                 the place of row r of matrix q; each lane gets element (g, t) of the four, an
                                  element being 4 bytes: a float32, or a pair of bfloat16 in a uint32
     mma_tf32(a, b, c)            a b + c for a (16, 8), b (8, 8), c (16, 8), on tensor cores
         a: (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)     b: (t, g), (t + 4, g)
         c: (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1)
     mma_bf16(a, b, c)            the same for a (16, 16), b (16, 8), each number two elements along k
-        a: (g, 2 t), (g + 8, 2 t), (g, 2 t + 8), (g + 8, 2 t + 8) and the next in k     b: (2 t, g), (2 t + 8, g)
+        a: (g, 2 t), (g + 8, 2 t), (g, 2 t + 8), (g + 8, 2 t + 8)     b: (2 t, g), (2 t + 8, g)
 
 Products are exact, their sums float32. ``to_tf32(x)`` rounds a float32 to the 10 bits of mantissa that the
 product looks at, ``pack_bf16(low, high)`` rounds two to bfloat16.
@@ -101,6 +101,7 @@ def compiled_load4(typing: Any, x: Any, i: Any) -> Any:
 
 @instruction(compiled_load4)
 def load4(x: Memory, i: int) -> tuple[Any, ...]:
+    """Return four elements."""
     demand_alignment(x, i, "load4")
     return tuple([x[i + k] for k in range(4)])
 
@@ -122,6 +123,7 @@ def compiled_store4(typing: Any, x: Any, i: Any, a: Any, b: Any, c: Any, d: Any)
 
 @instruction(compiled_store4)
 def store4(x: Memory, i: int, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Write four elements."""
     demand_alignment(x, i, "store4")
     for k, value in enumerate((a, b, c, d)):
         x[i + k] = value
@@ -161,6 +163,7 @@ def compiled_copy4(typing: Any, x: Any, i: Any, y: Any, j: Any, n: Any) -> Any:
 
 @instruction(compiled_copy4)
 def copy4(x: Memory, i: int, y: Memory, j: int, n: int) -> None:
+    """Begin to copy n elements from y to x."""
     demand_alignment(x, i, "copy4")
     demand_alignment(y, j, "copy4")
     if x.dtype != np.float32 or y.dtype != np.float32 or not 0 <= n <= 4:
@@ -188,6 +191,7 @@ def compiled_commit(typing: Any) -> Any:
 
 @instruction(compiled_commit)
 def commit_copies() -> None:
+    """Make a group of the copies so far."""
     running.thread.copies.append([])
 
 
@@ -205,6 +209,7 @@ def compiled_wait(typing: Any, n: Any) -> Any:
 
 @instruction(compiled_wait)
 def wait_for_copies(n: int) -> None:
+    """Let all groups but the last n arrive."""
     groups = running.thread.copies
     while len(groups) > n + 1:
         for arrive in groups.pop(0):
@@ -238,6 +243,7 @@ def as_tuple(context: Any, builder: Any, kind: Any, words: Any) -> Any:
 
 @instruction(compiled_ldmatrix, meets=True)
 def ldmatrix(x: Memory, i: int) -> Four:
+    """Return the lane's elements of four matrices."""
     demand_alignment(x, i, "ldmatrix")
     row = (x[i], x[i + 1], x[i + 2], x[i + 3])
 
@@ -311,11 +317,13 @@ def bf16_pair(x: Any) -> Two:
 
 @instruction(compiled_mma("m16n8k8.row.col.f32.tf32.tf32.f32", types.float32), meets=True)
 def mma_tf32(a: Four, b: Two, c: Four) -> Four:
+    """Return the lane's elements of a b + c, the factors in TF32."""
     return multiply_fragments("mma_tf32", a, b, c, 8, tf32_bits)
 
 
 @instruction(compiled_mma("m16n8k16.row.col.f32.bf16.bf16.f32", types.uint32), meets=True)
 def mma_bf16(a: Four, b: Two, c: Four) -> Four:
+    """Return the lane's elements of a b + c, the factors pairs of bfloat16."""
     return multiply_fragments("mma_bf16", a, b, c, 16, bf16_pair)
 
 
@@ -330,6 +338,7 @@ def compiled_to_tf32(typing: Any, x: Any) -> Any:
 
 @instruction(compiled_to_tf32)
 def to_tf32(x: Any) -> Any:
+    """Return x rounded to 10 bits of mantissa."""
     bits = np.float32(x).view(np.uint32)
     if not np.isfinite(x):
         return np.float32(x)
@@ -348,6 +357,7 @@ def compiled_pack_bf16(typing: Any, low: Any, high: Any) -> Any:
 
 @instruction(compiled_pack_bf16)
 def pack_bf16(low: Any, high: Any) -> Any:
-    bits = np.array([low, high], np.float32).view(np.uint32).astype(np.uint64)
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # halves to even
-    return np.uint32(int(bits[0]) | int(bits[1]) << 16)
+    """Return two numbers, rounded to bfloat16, as one."""
+    first, second = (int(bits) for bits in np.array([low, high], np.float32).view(np.uint32))
+    first, second = (bits + 0x7FFF + (bits >> 16 & 1) >> 16 for bits in (first, second))  # halves to even
+    return np.uint32(first | second << 16)

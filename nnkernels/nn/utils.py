@@ -71,8 +71,8 @@ def at_most(x: Any, top: Any) -> Any:
 
 def clip_on_gpu(gradients: list[Any], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
     """Clip as ``clip_grad_norm_`` says, by ops: no number is read but for ``error_if_nonfinite``."""
-    number = {name: full((), value, gradients[0].dtype, gradients[0]) for name, value in (
-        ("p", norm_type), ("1/p", 1 / norm_type), ("max", max_norm), ("eps", 1e-6), ("one", 1.0))}  # fmt: skip
+    values = {"p": norm_type, "1/p": 1 / norm_type, "max": max_norm, "eps": 1e-6, "one": 1.0}
+    number = {name: full((), value, gradients[0].dtype, gradients[0]) for name, value in values.items()}
     sizes = [OPS["abs"](g) for g in gradients]
     if math.isinf(norm_type):
         total = OPS["max"](sizes[0])

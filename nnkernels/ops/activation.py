@@ -46,11 +46,15 @@ def through_relu(dy: Array, y: Array) -> Array:
 
 @kernel
 def through_relu_kernel(dy: Array, y: Array, dx: Array) -> None:
+    passed = cuda.local.array(PER_THREAD, dx.dtype)
     start = cuda.blockIdx.x * (THREADS * PER_THREAD) + cuda.threadIdx.x
+    for k in range(PER_THREAD):  # all loads before the first store; behind the end, of the last element
+        i = min(at(start + k * THREADS), at(dx.size - 1))
+        passed[k] = dy[i] if y[i] > y.dtype.type(0) else dy.dtype.type(0)
     for k in range(PER_THREAD):
-        i = start + k * THREADS
+        i = at(start + k * THREADS)
         if i < dx.size:
-            dx[at(i)] = dy[at(i)] if y[at(i)] > y.dtype.type(0) else dy.dtype.type(0)
+            dx[i] = passed[k]
 
 
 def through_relu_cuda(dy: GpuArray, y: GpuArray) -> GpuArray:

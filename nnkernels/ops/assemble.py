@@ -22,8 +22,8 @@ from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.assemble_cuda import padded
 from nnkernels.ops.op import Body, Mutant
-from nnkernels.ops.shape import Map, Shape, gather, integers, make_op, row_steps, scatter
-from nnkernels.ops.shape_cuda import gathered
+from nnkernels.ops.shape import Shape, gather, integers, make_op, row_steps, scatter
+from nnkernels.ops.shape_cuda import Map, gathered
 from nnkernels.ops.shape_cuda import scatter as scatter_cuda
 from nnkernels.ops.validate import axis_index, fail_type, floats
 

@@ -10,9 +10,10 @@ from typing import Any
 import numba
 
 from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_index import divisor, quotient
 from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel, next_power_of_two
 from nnkernels.machine.memory import Array
-from nnkernels.ops.folding_cuda import Axes, Tuple, divisor, quotient
+from nnkernels.ops.folding_cuda import Axes, Tuple
 
 PER_THREAD = 4  # elements that a thread loads before it stores the first
 
@@ -27,9 +28,8 @@ def pad_kernel(
     for k in range(PER_THREAD):  # behind the end, the last element once more
         i, j, inside = min(at(start + k * THREADS), at(y.size - 1)), at(0), True
         for axis in range(len(axes) - 1, -1, -1):
-            n, m, s = axes[axis]
-            rest = quotient(i, m, s)
-            place = numba.int32(i - rest * at(n)) - befores[axis]
+            rest = at(quotient(i, axes[axis]))
+            place = numba.int32(i - rest * at(axes[axis][0])) - befores[axis]
             inside = inside and place >= 0 and place < sizes[axis]
             j = at(j + place * steps[axis])
             i = rest

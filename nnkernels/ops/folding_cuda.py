@@ -1,36 +1,18 @@
 """Positions in arrays, as ``folding.py``, for kernels of a GPU.
 
 Divisions are what costs here. Axes that can be seen as one are merged: arrays of one shape, or an array and a
-number, are one axis, and nothing is divided. Otherwise a division is a multiplication,
-
-    i // n = (i m) >> (31 + s)    m = ceil(2^(31 + s) / n), 2^(s - 1) < n <= 2^s
-
-for all i below 2^31: i m is too large by i (m n - 2^(31 + s)) / n < 2^31 2^s / n, which is less than 1/n of
-the unit 2^(31 + s) and never reaches the next integer. m has 32 bits, the first of them set.
+number, are one axis, and nothing is divided. Otherwise a division is a multiplication (gpu_index.py).
 """
 
 from functools import lru_cache
 from typing import Any
 
-import numba
-
+from nnkernels.machine.gpu_index import Divisor, divisor, quotient
 from nnkernels.machine.gpu_kernel import at, device_function, next_power_of_two
 from nnkernels.ops.folding import fold
 
 Tuple = tuple[int, ...]
-Axes = tuple[tuple[int, int, int], ...]  # of each axis the size n, m - 2^32 and s
-
-
-def divisor(n: int) -> tuple[int, int, int]:
-    """Return (n, m - 2^32, s): all that ``quotient`` needs of n, in signed 32 bits."""
-    s = (n - 1).bit_length()
-    return n, -((-1 << (31 + s)) // n) - (1 << 32), s
-
-
-@device_function
-def quotient(i: Any, m: int, s: int) -> Any:
-    """Return i // n, 0 <= i < 2^31."""
-    return at((numba.int64(at(i)) * numba.int64(at(m + (1 << 32)))) >> (31 + s))
+Axes = tuple[Divisor, ...]  # how to divide by the size of each axis
 
 
 @device_function
@@ -41,9 +23,8 @@ def source(i: Any, axes: Any, steps: Any) -> Any:
     """
     i, j = at(i), at(0)
     for axis in range(len(axes) - 1, 0, -1):
-        n, m, s = axes[axis]
-        rest = quotient(i, m, s)
-        j = at(j + at(i - rest * at(n)) * at(steps[axis]))
+        rest = at(quotient(i, axes[axis]))
+        j = at(j + at(i - rest * at(axes[axis][0])) * at(steps[axis]))
         i = rest
     return at(j + i * at(steps[0]))
 

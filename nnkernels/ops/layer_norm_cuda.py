@@ -15,12 +15,13 @@ import math
 from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import at, blocks_for, ceil_div, cuda, device_function, kernel
 from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum, warp_sum
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.batch_norm.cuda import Grads, Inputs, Needs, Outputs, channel_sums, or_empty
-from nnkernels.ops.batch_norm.walk import quotient, value_or
+from nnkernels.ops.batch_norm.walk import value_or
 
 PER_THREAD = 8
 MOST_THREADS = 512  # whose registers are 128 each
@@ -44,8 +45,8 @@ def grid_for(rows: int, T: int) -> tuple[int, int]:
 @device_function
 def row_of(T: int) -> Any:
     """Return the thread's row, and its place among the row's threads."""
-    here = quotient(cuda.threadIdx.x, T)
-    return cuda.blockIdx.x * quotient(cuda.blockDim.x, T) + here, cuda.threadIdx.x - here * T
+    here = divide(cuda.threadIdx.x, T)
+    return cuda.blockIdx.x * divide(cuda.blockDim.x, T) + here, cuda.threadIdx.x - here * T
 
 
 @device_function
@@ -58,7 +59,7 @@ def row_sum(value: Any, T: int, scratch: Array) -> Any:
 def channel_of(row: int, j: int, sizes: Sizes) -> Any:
     """Return the channel of number j of a row."""
     _, _, G, K, S = sizes
-    return (row - quotient(row, G) * G) * K + (quotient(j, S) if S > 1 else j)
+    return (row - divide(row, G) * G) * K + (divide(j, S) if S > 1 else j)
 
 
 @device_function

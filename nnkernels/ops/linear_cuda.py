@@ -1,4 +1,4 @@
-"""linear on a GPU: products by ``gemm_cuda``, with bias and relu in its last lines; bound 2 N I O FLOPs each."""
+"""linear on a GPU: products by ``gemm_cuda``, with bias and relu in the end; bound 2 N I O FLOPs each."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The GPU's matrix product in all its ways: tiles large and small, transposed, ragged, K shared, tensor cores."""
+"""The GPU's matrix product in all its ways: tiles, transposed, ragged, K shared, tensor cores."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Machine instructions: their simulated forms against NumPy, their compiled forms by the opcodes they become."""
+"""Machine instructions: their simulated forms against NumPy, their compiled forms by their opcodes."""
 
 import numpy as np
 import pytest

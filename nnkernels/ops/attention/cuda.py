@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_instructions import load4
 from nnkernels.machine.gpu_kernel import (
     THREADS,
@@ -53,7 +54,6 @@ from nnkernels.ops.attention.tiles import (
     score,
     store,
 )
-from nnkernels.ops.batch_norm.walk import quotient
 
 Grads = tuple[GpuArray | None, ...]
 # For one row r of a thread's 4 x 4 numbers. Called for each r by name: so long a loop would not be unrolled,
@@ -67,7 +67,7 @@ def soften(
 ) -> None:  # fmt: skip
     """Turn products s into p = e^(score - largest so far), and rescale what there is by the new largest."""
     n, first, o = place
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     zero, least, most = typed(0, scale), typed(-math.inf, scale), top[r]
     i = first + 4 * y + r
     for c in range(4):
@@ -93,7 +93,7 @@ def probable(
 ) -> None:  # fmt: skip
     """Turn products s into probabilities; the own rows are keys, or else queries."""
     _, first, o = place
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     for c in range(4):
         own, other = first + 4 * y + r, o + x + SIDE * c
         i, j = (other, own) if own_keys else (own, other)
@@ -107,7 +107,7 @@ def slope(
 ) -> None:
     """Turn probabilities s into ds; d holds the products of dy and v."""
     n, first, o = place
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     for c in range(4):
         own, other = first + 4 * y + r, o + x + SIDE * c
         i, j = (other, own) if own_keys else (own, other)
@@ -147,7 +147,7 @@ def kernels_for(itemsize: int) -> Kernels:
 
         For others that do not exist it writes anything.
         """
-        y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
         clear(s)
         start = 0
         while start < features:
@@ -176,7 +176,7 @@ def kernels_for(itemsize: int) -> Kernels:
         p: Array, m: Array, n: int, o: int, others: int, start: int, features: int, tiles: Array, sums: Array
     ) -> None:
         """Add p times rows o ... of m to the sums of the thread's 4 own rows and 4 features."""
-        y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
         done, count = 0, min(OTHERS, others - o)
         while done < count:
             cuda.syncthreads()
@@ -208,9 +208,9 @@ def kernels_for(itemsize: int) -> Kernels:
         s, sums = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
         top, total = cuda.local.array(4, q.dtype), cuda.local.array(4, q.dtype)
         L, S, E, F, _ = sizes
-        n, first, start, rows = place_of(L, quotient(F + FEATURES - 1, FEATURES))
+        n, first, start, rows = place_of(L, divide(F + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
-        row, x = quotient(cuda.threadIdx.x, SIDE) * 4, cuda.threadIdx.x % SIDE
+        row, x = divide(cuda.threadIdx.x, SIDE) * 4, cuda.threadIdx.x % SIDE
         zero, least = typed(0, scale), typed(-math.inf, scale)
         clear(sums)
         for r in range(4):
@@ -247,7 +247,7 @@ def kernels_for(itemsize: int) -> Kernels:
         sums = cuda.local.array(16, own.dtype)
         L, S, E, F, _ = sizes
         length, others = (S, L) if own_keys else (L, S)
-        n, first, start, rows = place_of(length, quotient(E + FEATURES - 1, FEATURES))
+        n, first, start, rows = place_of(length, divide(E + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
         clear(sums)
         o, end = others_of(first, rows, own_keys, sizes)
@@ -278,9 +278,9 @@ def kernels_for(itemsize: int) -> Kernels:
         p = cuda.shared.array(scores_size, q.dtype, alignment=16)
         s, sums = cuda.local.array(16, q.dtype), cuda.local.array(16, q.dtype)
         L, S, E, F, _ = sizes
-        n, first, start, rows = place_of(S, quotient(F + FEATURES - 1, FEATURES))
+        n, first, start, rows = place_of(S, divide(F + FEATURES - 1, FEATURES))
         matrix = matrix_of(n, mask)
-        j, x = first + 4 * quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        j, x = first + 4 * divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
         clear(sums)
         o, end = others_of(first, rows, True, sizes)
         while o < end:
@@ -317,8 +317,8 @@ def repeat_kernel(x: Array, times: int, length: int, y: Array) -> None:
     """Write every run of ``length`` elements so many times."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < y.size:
-        run = quotient(i, length)
-        y[at(i)] = x[at(quotient(run, times) * length + i - run * length)]
+        run = divide(i, length)
+        y[at(i)] = x[at(divide(run, times) * length + i - run * length)]
 
 
 def added(mask: GpuArray | None, lead: tuple[int, ...], like: GpuArray) -> tuple[GpuArray, Mask]:

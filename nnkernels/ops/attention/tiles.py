@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import at, cuda, device_function
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
-from nnkernels.ops.batch_norm.walk import quotient
 
 Sizes = tuple[int, int, int, int, int]  # L, S, E, F, is_causal
 Mask = tuple[int, int, int, int, int]  # see matrix_of, score
@@ -20,8 +20,8 @@ LOADS = 4  # at a time, of a thread
 def matrix_of(n: int, mask: Mask) -> Any:
     """Return where the matrix begins that is added to the scores of head n."""
     inner, matrices, size, _, _ = mask
-    outer = quotient(n, inner)
-    return (outer - quotient(outer, matrices) * matrices) * size
+    outer = divide(n, inner)
+    return (outer - divide(outer, matrices) * matrices) * size
 
 
 @device_function
@@ -57,7 +57,7 @@ def load_tile(
     while i < count:
         for k in range(LOADS):
             place = i + k * cuda.blockDim.x
-            r = quotient(place, width)
+            r = divide(place, width)
             row, feature = first + r, start + place - r * width
             values[k] = m.dtype.type(0)
             if place < count and row < length and feature < features:
@@ -65,7 +65,7 @@ def load_tile(
         for k in range(LOADS):
             place = i + k * cuda.blockDim.x
             if place < count:
-                r = quotient(place, width)
+                r = divide(place, width)
                 tile[at(to + r * pitch + place - r * width)] = values[k]
         i += LOADS * cuda.blockDim.x
 
@@ -89,7 +89,7 @@ def clear(sums: Array) -> None:
 @device_function
 def store(sums: Array, n: int, first: int, length: int, start: int, features: int, m: Array) -> None:
     """Write the thread's 4 x 4 sums to rows first ... of head n, features start ..."""
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     for r in range(4):
         for c in range(4):
             row, feature = first + 4 * y + r, start + 4 * x + c
@@ -100,17 +100,17 @@ def store(sums: Array, n: int, first: int, length: int, start: int, features: in
 @device_function
 def place_of(own: int, tiles: int) -> Any:
     """Return the block's head, first own row, first feature of its results, and number of own rows."""
-    rows = quotient(cuda.blockDim.x, SIDE) * 4
-    many = quotient(own + rows - 1, rows)
-    rest = quotient(cuda.blockIdx.x, tiles)
-    n = quotient(rest, many)
+    rows = divide(cuda.blockDim.x, SIDE) * 4
+    many = divide(own + rows - 1, rows)
+    rest = divide(cuda.blockIdx.x, tiles)
+    n = divide(rest, many)
     return n, (rest - n * many) * rows, (cuda.blockIdx.x - rest * tiles) * FEATURES, rows
 
 
 @device_function
 def put(s: Array, p: Array) -> None:
     """Write the thread's 16 numbers to the tile p."""
-    y, x = quotient(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+    y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
     for r in range(4):
         for c in range(4):
             p[at((4 * y + r) * PITCH + x + SIDE * c)] = s[4 * r + c]
@@ -121,5 +121,5 @@ def others_of(first: int, rows: int, own_keys: int, sizes: Sizes) -> Any:
     """Return which other rows have to do with own rows first ...: the first of a tile, and the end."""
     L, S, _, _, causal = sizes
     if own_keys:
-        return (quotient(first, OTHERS) * OTHERS if causal else 0), L
+        return (divide(first, OTHERS) * OTHERS if causal else 0), L
     return 0, (min(S, first + rows) if causal else S)

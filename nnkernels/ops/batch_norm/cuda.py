@@ -16,6 +16,7 @@ from typing import Any
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function, kernel
 from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, warp_sum
 from nnkernels.machine.jit import typed
@@ -29,7 +30,6 @@ from nnkernels.ops.batch_norm.walk import (
     image_and_position,
     next_places,
     plan_for,
-    quotient,
     start_of,
     value_or,
 )
@@ -174,7 +174,7 @@ def finish_moments_kernel(
     if c < mean.size:
         count = off = square = typed(0, eps)
         for e in range(lane, parts * width, WARP):
-            part = quotient(e, width)
+            part = divide(e, width)
             i = part * W + c * width + e - part * width
             seen = x.dtype.type(min(share, N * S - part * share))
             count, off, square = merged(count, off, square, seen, sums[at(i)], sums[at(parts * W + i)])
@@ -243,7 +243,7 @@ def sums_kernel(
     _, W, S, _, _, _, along, _, _ = plan
     total = dot = x.dtype.type(0)
     j, part, q, last = start_of(plan)
-    own = quotient(channel_of(j, plan), owner[1])
+    own = divide(channel_of(j, plan), owner[1])
     n, s = image_and_position(q, plan)
     while q < last:
         next_places(q, last, n, s, plan, own, (owner[0], 0), owners)
@@ -279,7 +279,7 @@ def finish_sums_kernel(sums: Array, plan: Plan, parts: int, dw: Array, db: Array
     if c < dw.size:
         total = dot = sums.dtype.type(0)
         for e in range(lane, parts * width, WARP):
-            part = quotient(e, width)
+            part = divide(e, width)
             i = part * W + c * width + e - part * width
             dot += sums[at(i)]
             total += sums[at(parts * W + i)]

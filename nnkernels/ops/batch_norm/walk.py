@@ -17,6 +17,7 @@ from typing import Any
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import at, ceil_div, cuda, device_function, next_power_of_two
 from nnkernels.machine.memory import Array
 
@@ -58,17 +59,11 @@ def blocks_of(plan: Plan, parts: int) -> int:
 
 
 @device_function
-def quotient(a: int, b: int) -> Any:
-    """Return a // b of numbers that are not negative, in 32 bits."""
-    return int32(at(a) // at(b))
-
-
-@device_function
 def start_of(plan: Plan) -> Any:
     """Return the thread's column, its part, its first element's number in the column, and the part's end."""
     N, W, S, _, across, share, _, _, _ = plan
-    groups = quotient(W + across - 1, across)
-    part, row = quotient(cuda.blockIdx.x, groups), quotient(cuda.threadIdx.x, across)
+    groups = divide(W + across - 1, across)
+    part, row = divide(cuda.blockIdx.x, groups), divide(cuda.threadIdx.x, across)
     j = int32((cuda.blockIdx.x - part * groups) * across + cuda.threadIdx.x - row * across)
     first = int32(part * share)
     return j, part, int32(first + row), min(first + share, N * S) if j < W else 0
@@ -77,13 +72,13 @@ def start_of(plan: Plan) -> Any:
 @device_function
 def channel_of(j: int, plan: Plan) -> Any:
     """Return the channel of column j; of the last where there is no column j."""
-    return quotient(min(j, plan[1] - 1), plan[3])
+    return divide(min(j, plan[1] - 1), plan[3])
 
 
 @device_function
 def image_and_position(q: int, plan: Plan) -> Any:
     """Return n and s of element q of a column."""
-    n = quotient(q, plan[2])
+    n = divide(q, plan[2])
     return n, int32(q - n * plan[2])
 
 

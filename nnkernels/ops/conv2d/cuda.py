@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
-from nnkernels.machine.memory import Array
+from nnkernels.ops.activation import through_relu_cuda
 from nnkernels.ops.conv2d.cuda_direct import direct
 from nnkernels.ops.conv2d.cuda_geometry import (
     How,
@@ -72,23 +71,6 @@ def weight_gradient(dy: GpuArray, x: GpuArray, shape: tuple[int, ...], how: How)
     return weight_sums(dy, x, g, shape)
 
 
-@kernel
-def through_relu_kernel(dy: Array, y: Array, dx: Array) -> None:
-    """dx_i = dy_i where y_i > 0, else 0."""
-    start = cuda.blockIdx.x * (4 * THREADS) + cuda.threadIdx.x
-    for k in range(4):
-        i = start + k * THREADS
-        if i < dx.size:
-            dx[at(i)] = dy[at(i)] if y[at(i)] > y.dtype.type(0) else y.dtype.type(0)
-
-
-def through_relu(dy: GpuArray, y: GpuArray) -> GpuArray:
-    """Return dy where y > 0, else 0. Bound: three arrays' bytes."""
-    dx = empty(y.shape, y.dtype, y.device)
-    through_relu_kernel[blocks_for(dx.size, 4 * THREADS), THREADS](dy, y, dx)
-    return dx
-
-
 # --- bodies for any number of axes ---
 
 
@@ -127,7 +109,7 @@ def make_convolution() -> Body:
         x, w, _ = inputs
         how = how_of(x.ndim - 2, **attributes)
         if activation == "relu":
-            dy = through_relu(dy, outputs[0])
+            dy = through_relu_cuda(dy, outputs[0])
         dx = dw = None
         dy, wide_x, wide_w = three_axes(dy), three_axes(x), three_axes(w)
         if needs[0]:

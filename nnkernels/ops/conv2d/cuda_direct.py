@@ -11,9 +11,10 @@ from typing import Any
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import Expected, Kernel, at, ceil_div, cuda, kernel
 from nnkernels.machine.memory import Array
-from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, quotient, row_of_table
+from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, row_of_table
 
 ROWS = 64  # of the table, in shared memory
 MOST_THREADS = 128
@@ -34,13 +35,13 @@ def make_direct(filters_each: int) -> Kernel:
         needed = cuda.shared.array(ROWS, int32)
         _, groups, filters, channels, w_filter, _, _, out, _, taps, up, _, _, _, _, _ = g
         threads, thread, zero = cuda.blockDim.x, cuda.threadIdx.x, result.dtype.type(0)
-        parts = quotient(filters + filters_each - 1, filters_each)
-        number = quotient(cuda.blockIdx.x, parts)
+        parts = divide(filters + filters_each - 1, filters_each)
+        number = divide(cuda.blockIdx.x, parts)
         first = (cuda.blockIdx.x - number * parts) * filters_each
-        of_group = quotient(number, groups)
+        of_group = divide(number, groups)
         group = number - of_group * groups
         phases = up[0] * up[1] * up[2]
-        block = quotient(of_group, phases)
+        block = divide(of_group, phases)
         phase = phase_of(of_group - block * phases, g)
         depth = channels * phase[1][1] * phase[2][1] * phase[3][1]
         filters_before = group * filters * channels * taps[0] * taps[1] * taps[2]

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function, kernel
 from nnkernels.machine.memory import Array
 
@@ -108,23 +109,17 @@ def triple(values: Any) -> Triple:
 
 
 @device_function
-def quotient(a: int, b: int) -> Any:
-    """Return a // b for numbers that are not negative, by the 32-bit division."""
-    return int32(at(a) // at(b))
-
-
-@device_function
 def taps_of(a: int, taps: int, up: int, every: int, step: int, dilation: int, padding: int) -> Any:
     """Return phase a's (first tap, number of taps, start, step) along an axis."""
     first = taps
     for r in range(min(every, taps)):
         far = a + padding + dilation * r * (up - 1)  # a + padding - dilation r, and multiples of up
-        if far == quotient(far, up) * up:
+        if far == divide(far, up) * up:
             first = r
-    count, start = quotient(taps - first + every - 1, every), dilation * first - padding
+    count, start = divide(taps - first + every - 1, every), dilation * first - padding
     if step < 0:
         start -= a
-        start = quotient(-start, up) if start < 0 else -quotient(start, up)
+        start = divide(-start, up) if start < 0 else -divide(start, up)
     return int32(first), count, int32(start), int32(step)
 
 
@@ -132,8 +127,8 @@ def taps_of(a: int, taps: int, up: int, every: int, step: int, dilation: int, pa
 def phase_of(number: int, g: Any) -> Any:
     """Return phase ``number``'s place a along each axis, and its taps along each axis."""
     _, _, _, _, _, _, _, _, _, taps, up, _, every, step, dilation, padding = g
-    rest = quotient(number, up[2])
-    a0 = quotient(rest, up[1])
+    rest = divide(number, up[2])
+    a0 = divide(rest, up[1])
     a = (a0, int32(rest - a0 * up[1]), int32(number - rest * up[2]))
     return (
         a,
@@ -151,9 +146,9 @@ def row_of_table(d: int, phase: Any, g: Any) -> Any:
     _, (first0, n0, start0, step0), (first1, n1, start1, step1), (first2, n2, start2, step2) = phase
     if d >= channels * n0 * n1 * n2:
         return int32(0), int32(NEVER), int32(0)
-    row = quotient(d, n2)
-    plane = quotient(row, n1)
-    c = quotient(plane, n0)
+    row = divide(d, n2)
+    plane = divide(row, n1)
+    c = divide(plane, n0)
     t, r, s = plane - c * n0, row - plane * n1, d - row * n2
     place0, place1, place2 = start0 + t * step0, start1 + r * step1, start2 + s * step2
     offset = ((c * source[0] + place0) * source[1] + place1) * source[2] + place2
@@ -179,15 +174,15 @@ def pixel_of(number: int, group: int, phase: Any, g: Any) -> Any:
     images, groups, _, channels, _, _, masked, out, source, _, up, down, _, _, _, _ = g
     a, (_, n0, start0, step0), (_, n1, start1, step1), (_, n2, start2, step2) = phase
     size0, size1, size2 = (
-        quotient(out[0] - a[0] + up[0] - 1, up[0]),
-        quotient(out[1] - a[1] + up[1] - 1, up[1]),
-        quotient(out[2] - a[2] + up[2] - 1, up[2]),
+        divide(out[0] - a[0] + up[0] - 1, up[0]),
+        divide(out[1] - a[1] + up[1] - 1, up[1]),
+        divide(out[2] - a[2] + up[2] - 1, up[2]),
     )
     if number >= images * size0 * size1 * size2:
         return int32(0), int32(0), int32(0), int32(0)
-    row = quotient(number, size2)
-    plane = quotient(row, size1)
-    n = quotient(plane, size0)
+    row = divide(number, size2)
+    plane = divide(row, size1)
+    n = divide(plane, size0)
     j0, j1, j2 = plane - n * size0, row - plane * size1, number - row * size2
     i0, i1, i2 = j0 * down[0], j1 * down[1], j2 * down[2]
     bits = REAL
@@ -230,9 +225,9 @@ def pad_kernel(x: Array, sizes: Any, before: Any, wider: Any, y: Array) -> None:
     """y[c, i] = x[c, i - before] where there is such a place, else 0; c counts images and channels."""
     i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if i < y.size:
-        row = quotient(i, wider[2])
-        plane = quotient(row, wider[1])
-        c = quotient(plane, wider[0])
+        row = divide(i, wider[2])
+        plane = divide(row, wider[1])
+        c = divide(plane, wider[0])
         t = plane - c * wider[0] - before[0]
         r = row - plane * wider[1] - before[1]
         s = i - row * wider[2] - before[2]

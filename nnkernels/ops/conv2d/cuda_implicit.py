@@ -17,6 +17,7 @@ import numpy as np
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_instructions import load4, store4
 from nnkernels.machine.gpu_kernel import (
     MOST_ELEMENTS,
@@ -35,7 +36,6 @@ from nnkernels.ops.conv2d.cuda_geometry import (
     Pass,
     phase_of,
     pixel_of,
-    quotient,
     row_of_table,
 )
 from nnkernels.ops.matmul.tiles import ALIGNMENT, SMALL, Tile, tile_functions
@@ -58,12 +58,12 @@ def arrange_kernel(w: Array, g: Any, depth: int, width: int, packed: Array, tabl
     square = cuda.shared.array(SQUARE, w.dtype)
     _, _, filters, channels, w_filter, _, _, _, _, taps, up, _, _, _, _, _ = g
     lane, line = cuda.threadIdx.x, cuda.threadIdx.y
-    number = quotient(cuda.blockIdx.x, width // SIDE)
+    number = divide(cuda.blockIdx.x, width // SIDE)
     m_block = cuda.blockIdx.x - number * (width // SIDE)
-    both = quotient(number, depth // SIDE)
+    both = divide(number, depth // SIDE)
     d_block = number - both * (depth // SIDE)
     phases = up[0] * up[1] * up[2]
-    group = quotient(both, phases)
+    group = divide(both, phases)
     phase_number = both - group * phases
     d = d_block * SIDE + lane
     offset, needed, place = row_of_table(d, phase_of(phase_number, g), g)
@@ -115,18 +115,18 @@ def make_implicit(tile: Tile, expected: Expected) -> Kernel:
         places = cuda.shared.array(columns, int32)
         images, groups, filters, channels, _, _, _, out, _, _, up, _, _, _, _, _ = g
         thread, zero = cuda.threadIdx.x, result.dtype.type(0)
-        parts = quotient(width, rows)
-        number = quotient(cuda.blockIdx.x, parts)
+        parts = divide(width, rows)
+        number = divide(cuda.blockIdx.x, parts)
         first = int32((cuda.blockIdx.x - number * parts) * rows)
-        of_group = quotient(number, groups)
+        of_group = divide(number, groups)
         group = int32(number - of_group * groups)
-        of_split = quotient(of_group, splits)
+        of_split = divide(of_group, splits)
         split = of_group - of_split * splits
         phases = up[0] * up[1] * up[2]
-        block = quotient(of_split, phases)
+        block = divide(of_split, phases)
         phase_number = of_split - block * phases
         phase = phase_of(phase_number, g)
-        steps = quotient(channels * phase[1][1] * phase[2][1] * phase[3][1] + depth - 1, depth)
+        steps = divide(channels * phase[1][1] * phase[2][1] * phase[3][1] + depth - 1, depth)
         start = split * share
         steps = int32(max(0, min(steps - start, share)))
         plane = int32(out[0] * out[1] * out[2])
@@ -207,7 +207,7 @@ def combine_kernel(parts: Array, splits: int, b: Array, relu: int, plane: int, r
         for split in range(1, splits):
             s += parts[at(split * result.size + i)]
         if b.size > 0:
-            s += b[at(quotient(i, plane) % b.size)]
+            s += b[at(divide(i, plane) % b.size)]
         zero = result.dtype.type(0)
         result[at(i)] = zero if relu and s < zero else s
 

@@ -16,10 +16,11 @@ import numpy as np
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, zeros
+from nnkernels.machine.gpu_index import divide
 from nnkernels.machine.gpu_kernel import THREADS, Expected, Kernel, at, blocks_for, ceil_div, cuda, kernel
 from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
-from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, quotient, row_of_table
+from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, row_of_table
 from nnkernels.ops.conv2d.cuda_implicit import BLOCKS, MIDDLE, MULTIPROCESSORS, TALL
 from nnkernels.ops.matmul.tiles import ALIGNMENT, SMALL, Tile, tile_functions
 
@@ -58,12 +59,12 @@ def sum_rows_kernel(dy: Array, x: Array, pixels: Array, share: int, g: Any, dw: 
     images, groups, filters, channels, _, _, _, out, source, taps, _, _, _, _, _, _ = g
     threads, thread, zero = cuda.blockDim.x, cuda.threadIdx.x, x.dtype.type(0)
     depth = channels * taps[0] * taps[1] * taps[2]
-    parts = quotient(depth + ROWS - 1, ROWS)
-    number = quotient(cuda.blockIdx.x, parts)
+    parts = divide(depth + ROWS - 1, ROWS)
+    number = divide(cuda.blockIdx.x, parts)
     first = (cuda.blockIdx.x - number * parts) * ROWS
-    part = quotient(number, groups * filters)
+    part = divide(number, groups * filters)
     k = number - part * groups * filters
-    group = quotient(k, filters)
+    group = divide(k, filters)
     phase = phase_of(0, g)
     if thread < ROWS:
         offsets[at(thread)], needed[at(thread)], _ = row_of_table(first + thread, phase, g)
@@ -73,7 +74,7 @@ def sum_rows_kernel(dy: Array, x: Array, pixels: Array, share: int, g: Any, dw: 
     for d in range(ROWS):
         sums[d] = zero
     for pixel in range(part * share + thread, min((part + 1) * share, images * plane), threads):
-        n = quotient(pixel, plane)
+        n = divide(pixel, plane)
         i = pixel - n * plane
         bits = pixels[at(2 * i + 1)]
         base = int32(pixels[at(2 * i)] + (n * groups + group) * in_group)
@@ -128,17 +129,17 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
         thread, zero = cuda.threadIdx.x, dw.dtype.type(0)
         weights, plane = int32(channels * taps[0] * taps[1] * taps[2]), int32(out[0] * out[1] * out[2])
         in_group = int32(channels * source[0] * source[1] * source[2])
-        row_tiles, column_tiles = quotient(filters + rows - 1, rows), quotient(weights + columns - 1, columns)
-        number = quotient(cuda.blockIdx.x, column_tiles)
+        row_tiles, column_tiles = divide(filters + rows - 1, rows), divide(weights + columns - 1, columns)
+        number = divide(cuda.blockIdx.x, column_tiles)
         first_d = int32((cuda.blockIdx.x - number * column_tiles) * columns)
-        of_group = quotient(number, row_tiles)
+        of_group = divide(number, row_tiles)
         first_m = int32((number - of_group * row_tiles) * rows)
-        part = quotient(of_group, groups)
+        part = divide(of_group, groups)
         group = int32(of_group - part * groups)
         phase = phase_of(0, g)
         start = int32(part * share)
         stop = int32(min(start + share, images * plane))
-        steps = quotient(stop - start + depth - 1, depth)
+        steps = divide(stop - start + depth - 1, depth)
         k, i0 = int32(thread % depth), int32(thread // depth)
         rows_left, from_i0 = int32(filters - first_m - i0), int32(i0 * plane)
 
@@ -160,7 +161,7 @@ def make_product(tile: Tile, expected: Expected) -> Kernel:
                     b_next[i] = x[at(base + offsets[at(i0 + i * apart)])] if inside & need == need else zero
             if thread < depth and step + 1 < steps:
                 pixel = start + (step + 1) * depth + thread
-                n = quotient(pixel, plane)
+                n = divide(pixel, plane)
                 i = pixel - n * plane
                 slot = (step + 1 & 1) * depth + thread
                 bases[at(slot)] = pixels[at(2 * i)] + (n * groups + group) * in_group if pixel < stop else 0
@@ -206,11 +207,11 @@ def add_parts_kernel(parts: int, sums: Array, total: Array) -> None:
 def sum_channels_kernel(dy: Array, channels: int, plane: int, images: int, share: int, db: Array) -> None:
     """db[part, k] = sum over the part's pixels of dy[., k, .], a block for each part and k."""
     scratch = cuda.shared.array(WARPS_MOST, dy.dtype)
-    part = quotient(cuda.blockIdx.x, channels)
+    part = divide(cuda.blockIdx.x, channels)
     k = cuda.blockIdx.x - part * channels
     s = dy.dtype.type(0)
     for i in range(part * share + cuda.threadIdx.x, min((part + 1) * share, images * plane), cuda.blockDim.x):
-        n = quotient(i, plane)
+        n = divide(i, plane)
         s += dy[at((n * channels + k) * plane + i - n * plane)]
     s = block_sum(s, scratch)
     if cuda.threadIdx.x == 0:

@@ -1,12 +1,12 @@
-"""From a thread for each element to tensor cores, one idea at a time: y[i, j] = sum over k of a[i, k] b[k, j].
+"""From a thread for each element to tensor cores, one idea at a time: y[i, j] = sum_k a[i, k] b[k, j].
 
 Every rung writes the whole product of a (M, K) and b (K, N) to y (M, N), float32, whatever their sizes. Each
-differs from the one before by the one idea that its docstring tells. ``RUNGS`` lists them in order. What the op
-``matmul`` uses on a GPU (gemm_cuda.py, gemm_tf32.py) has larger tiles, takes operands transposed, and shares the
-K of a tile among blocks where there are few tiles.
+differs from the one before by the one idea that its docstring tells. ``RUNGS`` lists them in order. What the
+op ``matmul`` uses on a GPU (gemm_cuda.py, gemm_tf32.py) has larger tiles, takes operands transposed, and
+shares the K of a tile among blocks where there are few tiles.
 
-A multiprocessor of an H100 does 128 multiply-adds in a cycle, and reads 32 numbers from shared memory: a kernel
-that reads two numbers for each multiply-add does an eighth of what it could.
+A multiprocessor of an H100 does 128 multiply-adds in a cycle, and reads 32 numbers from shared memory: a
+kernel that reads two numbers for each multiply-add does an eighth of what it could.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,8 @@ def naive_kernel(a: Array, b: Array, M: int, N: int, K: int, y: Array) -> None:
 def coalesced_kernel(a: Array, b: Array, M: int, N: int, K: int, y: Array) -> None:
     """2. Coalesced: neighbouring threads side by side.
 
-    A warp now reads neighbours in a row of b, whole pieces of memory, and one or two numbers of a, which serve
-    all. Only x and y of the thread have changed places.
+    A warp now reads neighbours in a row of b, whole pieces of memory, and one or two numbers of a, which
+    serve all. Only x and y of the thread have changed places.
     """
     i = cuda.blockIdx.y * SIDE + cuda.threadIdx.y
     j = cuda.blockIdx.x * SIDE + cuda.threadIdx.x
@@ -293,7 +293,7 @@ class Rung(NamedTuple):
 def rung(
     name: str, idea: str, kernel: Any, tile: int, threads: Any = (SIDE, SIDE), turned: bool = False
 ) -> Rung:
-    """Return a rung whose blocks compute tiles of ``tile`` x ``tile``, along x beside each other or, turned, below."""
+    """Return a rung whose blocks compute ``tile`` x ``tile``, along x side by side or, turned, below."""
 
     def function(a: GpuArray, b: GpuArray, y: GpuArray) -> None:
         (M, K), N = a.shape, b.shape[1]

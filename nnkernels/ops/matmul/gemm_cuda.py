@@ -1,11 +1,11 @@
 """General matrix product on a GPU, batched: y[n] = sum over r of a[n, r] b[n, r], either operand transposed.
 
-Blocks of threads compute tiles of y (see tiles.py): a step's operands go to shared memory by way of registers,
-and are loaded while the step before is multiplied. So each number from memory serves a whole tile's width, and
-arithmetic is the bound: 2 M N K FLOPs at the multiply-add rate. Where y has too few tiles to give every
-multiprocessor work, as in the gradient of a layer's weights, several blocks share the K of a tile: each writes
-its partial sums, and a second kernel adds these, always in the same order. Matrices much smaller than a tile
-have a thread for each element of y.
+Blocks of threads compute tiles of y (see tiles.py): a step's operands go to shared memory by way of
+registers, and are loaded while the step before is multiplied. So each number from memory serves a whole
+tile's width, and arithmetic is the bound: 2 M N K FLOPs at the multiply-add rate. Where y has too few tiles
+to give every multiprocessor work, as in the gradient of a layer's weights, several blocks share the K of a
+tile: each writes its partial sums, and a second kernel adds these, always in the same order. Matrices much
+smaller than a tile have a thread for each element of y.
 """
 
 import math
@@ -197,8 +197,8 @@ def gemm_cuda(
 ) -> None:  # fmt: skip
     """Write y[n] = sum over r of a[n, r] b[n, r], (M, K) by (K, N) = ``sizes`` each, where y is contiguous.
 
-    ``transpose_a`` says that a's matrices lie as (K, M), ``transpose_b`` that b's lie as (N, K). ``outer`` and
-    ``summed`` are the axes of n and of r: for each its size and its steps in a and b, in elements.
+    ``transpose_a`` says that a's matrices lie as (K, M), ``transpose_b`` that b's lie as (N, K). ``outer``
+    and ``summed`` are the axes of n and of r: for each its size and its steps in a and b, in elements.
     """
     if y.size == 0:
         return
@@ -238,5 +238,5 @@ def count(axes: Axes) -> int:
 
 
 def has_aligned_rows(x: GpuArray, row: int) -> bool:
-    """Return whether rows of ``row`` elements, from x's start on, are made of fours at multiples of 16 bytes."""
+    """Return whether x's rows of ``row`` elements are made of fours at multiples of 16 bytes."""
     return row % 4 == 0 and is_aligned(x)

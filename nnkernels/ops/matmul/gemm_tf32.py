@@ -1,8 +1,8 @@
-"""The tile product of ``gemm_cuda`` on tensor cores: factors rounded to TF32 (10 bits of mantissa), float32 sums.
+"""``gemm_cuda`` on tensor cores: factors rounded to TF32, 10 bits of mantissa, and float32 sums.
 
-Four warps compute a tile of 128 x 128, each a quarter, 64 x 64: 4 x 8 products of (16, 8) by (8, 8) for each 8
-of K, whose sums fill 128 registers of every lane. Operands go to shared memory by asynchronous copies, which
-pass by the registers: of three buffers one is multiplied while the other two fill.
+Four warps compute a tile of 128 x 128, each a quarter, 64 x 64: 4 x 8 products of (16, 8) by (8, 8) for each
+8 of K, whose sums fill 128 registers of every lane. Operands go to shared memory by asynchronous copies,
+which pass by the registers: of three buffers one is multiplied while the other two fill.
 
 In a buffer an operand lies as in memory, k along its rows (``turned``) or along its columns. So that a warp's
 loads meet all 32 banks, runs of a row change places in a pattern that repeats after a few rows:

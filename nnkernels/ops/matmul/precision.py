@@ -1,8 +1,8 @@
 """How exactly a GPU multiplies matrices of float32, in products and in convolutions.
 
 "highest" computes in float32. "high" lets tensor cores multiply: they look at 10 of the 23 bits of a factor's
-mantissa (TF32), so that products are off by up to 0.1 %, and add up in float32; much faster. float64 and the CPU
-do not mind.
+mantissa (TF32), so that products are off by up to 0.1 %, and add up in float32; much faster. float64 and the
+CPU do not mind.
 """
 
 from nnkernels.ops.validate import choice

@@ -5,12 +5,13 @@ a step it copies a part of both operands to shared memory, with k along the slow
 
     a_tile[k a_row + i], i < rows       b_tile[k b_row + j], j < columns       k < depth
 
-and every thread adds the products of ``tm`` of those rows and ``tn`` of those columns to sums that stay in its
-registers. For each k that is tm + tn numbers from shared memory for tm tn multiply-adds.
+and every thread adds the products of ``tm`` of those rows and ``tn`` of those columns to sums that stay in
+its registers. For each k that is tm + tn numbers from shared memory for tm tn multiply-adds.
 
-The rows of a thread are ``row(0)`` to ``row(tm - 1)`` of the tile, four neighbours and again four, a fraction of
-the tile further down: so the 16-byte loads of neighbouring threads lie side by side, and meet different banks
-of shared memory. The same with its columns. Of a warp's lanes 8 lie along the columns, 4 along the rows.
+The rows of a thread are ``row(0)`` to ``row(tm - 1)`` of the tile, four neighbours and again four, a fraction
+of the tile further down: so the 16-byte loads of neighbouring threads lie side by side, and meet different
+banks of shared memory. The same with its columns. Of a warp's lanes 8 lie along the columns, 4 along the
+rows.
 """
 
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ def tile_functions(tile: Tile) -> TileFunctions:
 
     @device_function
     def store(sums: Array, y: Array, start: int, m: int, n: int, y_row: int, vector: bool) -> None:
-        """Write those of the sums that lie in the tile's first m rows and n columns to y[start + i y_row + j]."""
+        """Write what lies in the tile's first m rows and n columns to y[start + i y_row + j]."""
         if vector:
             for i in range(tm):
                 for j in range(0, tn, 4):
@@ -149,10 +150,10 @@ def held_by_thread(tile: Tile, width: int) -> int:
 def operand_functions(tile: Tile, width: int) -> OperandFunctions:
     """Return the functions for an operand of ``width`` = tile.rows or tile.columns.
 
-    The matrix lies in x from ``origin``: (K, W) row after row, or (W, K) if ``turned``. A thread loads runs of
-    4 neighbours, by one instruction if ``vector`` says that all rows start at multiples of 16 bytes; elements
-    outside of the matrix are 0. Loading and storing are two functions, so that a step's loads can be under way
-    while the step before is multiplied.
+    The matrix lies in x from ``origin``: (K, W) row after row, or (W, K) if ``turned``. A thread loads runs
+    of 4 neighbours, by one instruction if ``vector`` says that all rows start at multiples of 16 bytes;
+    elements outside of the matrix are 0. Loading and storing are two functions, so that a step's loads can be
+    under way while the step before is multiplied.
     """
     depth, threads, row = tile.depth, tile.threads, width + PAD
     runs = held_by_thread(tile, width) // 4
