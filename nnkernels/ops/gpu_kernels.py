@@ -148,20 +148,17 @@ class Verdicts:
             self.places[name] = [
                 judged.setdefault((c.kernel, str(c.types)), (name, k)) for k, c in enumerate(found)
             ]
-            own = {k for maker, k in self.places[name] if maker == name}
+            numbers = sorted({k for maker, k in self.places[name] if maker == name})
             for capability in CAPABILITIES:
-                newest = capability == CAPABILITIES[-1]  # the only one for float64, to save time
-                numbers = sorted(k for k in own if newest or not found[k].is_double)
                 self.futures[name, capability] = pool.submit(judge_some, name, numbers, capability)
 
     def of(self, name: str) -> list[Verdict]:
         """Wait for the verdicts on one op's kernels."""
-        found = [
-            self.futures[maker, capability].result().get(k)
+        return [
+            self.futures[maker, capability].result()[k]
             for maker, k in self.places[name]
             for capability in CAPABILITIES
         ]
-        return [verdict for verdict in found if verdict is not None]
 
 
 @contextmanager

@@ -127,5 +127,5 @@ def test_a_kernel_of_several_ops_is_compiled_once(monkeypatch):
     monkeypatch.setattr(gpu_kernels, "compilations", {n: gpu_kernels.compilations("relu") for n in "ab"}.get)
     pool = Pool()
     verdicts = gpu_kernels.Verdicts("ab", pool)
-    assert pool.asked == (("a", (8, 0), 2), ("a", (9, 0), 4), ("b", (8, 0), 0), ("b", (9, 0), 0))
+    assert pool.asked == (("a", (8, 0), 4), ("a", (9, 0), 4), ("b", (8, 0), 0), ("b", (9, 0), 0))
     assert verdicts.places["b"] == verdicts.places["a"] == [("a", k) for k in range(4)]
