@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_simulator import SimulationError, simulate_gpu
 from nnkernels.ops import checks
 from nnkernels.ops.op import BodyName, Mutant, Op
 from nnkernels.ops.plain import plain_ops
@@ -66,6 +67,8 @@ def judged(op: Op, body: BodyName) -> str | None:
     rng = np.random.default_rng(0)
     # A faulty `loops` is itself the yardstick of the agreement check: hold `vectorized` against it.
     compared: BodyName = "vectorized" if body == "loops" else body
+    if body == "cuda":
+        return judged_in_simulator(op)
     with np.errstate(all="ignore"):
         try:
             for sample in op.samples(rng, np.float64):
@@ -76,4 +79,15 @@ def judged(op: Op, body: BodyName) -> str | None:
             checks.check_agreement(op, compared, next(op.bench_samples(rng, np.float64)), rng)
         except (AssertionError, IndexError, ValueError, ZeroDivisionError) as error:
             return str(error)
+    return None
+
+
+def judged_in_simulator(op: Op) -> str | None:
+    """Return what the simulator, or the first check that fails for the op's cuda body in it, says."""
+    try:
+        for sample in op.samples(np.random.default_rng(0), np.float64):
+            with simulate_gpu():
+                checks.check_agreement(op, "cuda", sample, np.random.default_rng(0))
+    except (AssertionError, SimulationError, ValueError) as error:
+        return str(error)
     return None
