@@ -1,4 +1,4 @@
-"""Sums and maxima over the threads of a warp and of a block, always in the same order.
+"""Sums over the threads of a warp and of a block, always in the same order.
 
 Every thread gets the result. Threads of a warp exchange values by shuffles: after steps of 16, 8, 4, 2, 1
 lanes each holds the result of all 32. Warps meet in shared memory: ``scratch`` has one element per warp
@@ -24,16 +24,6 @@ def warp_sum(value: Any) -> Any:
 
 
 @device_function
-def warp_max(value: Any) -> Any:
-    """Return the largest value of the warp; NaN where any is NaN."""
-    for distance in (16, 8, 4, 2, 1):
-        other = cuda.shfl_xor_sync(ALL_LANES, value, distance)
-        if other > value or other != other:
-            value = other
-    return value
-
-
-@device_function
 def block_sum(value: Any, scratch: Array) -> Any:
     """Return the sum over the block, the warps' sums in their order."""
     value = warp_sum(value)
@@ -45,19 +35,3 @@ def block_sum(value: Any, scratch: Array) -> Any:
         total += scratch[at(w)]
     cuda.syncthreads()  # before the next use of scratch
     return total
-
-
-@device_function
-def block_max(value: Any, scratch: Array) -> Any:
-    """Return the largest value of the block; NaN where any is NaN."""
-    value = warp_max(value)
-    if cuda.threadIdx.x % WARP == 0:
-        scratch[at(cuda.threadIdx.x // WARP)] = value
-    cuda.syncthreads()
-    top = scratch[0]
-    for w in range(1, cuda.blockDim.x // WARP):
-        other = scratch[at(w)]
-        if other > top or other != other:
-            top = other
-    cuda.syncthreads()
-    return top
