@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnkernels.machine import gpu
 from nnkernels.ops import OPS, checks, use_backend
 from nnkernels.ops.mutants import judged, verdict
 from nnkernels.ops.op import CPU_BODIES, Sample
@@ -158,15 +159,20 @@ def read_only(a):
     return copy
 
 
-def test_the_missing_cuda_body_says_so():
+def test_a_missing_body_says_so():
+    with pytest.raises(NotImplementedError, match="relu has no cuda body yet"):
+        replace(OPS["relu"], cuda=None).body("cuda")
+
+
+def test_an_array_of_another_library_on_a_gpu_needs_a_gpu(monkeypatch):
     class OnAGpu:
         __cuda_array_interface__ = {}  # noqa: RUF012
+        shape, dtype, ndim, size = (3,), np.dtype(np.float32), 1, 3
 
-        def __init__(self, a):
-            self.shape, self.dtype, self.ndim, self.size = a.shape, a.dtype, a.ndim, a.size
-
-    with pytest.raises(NotImplementedError, match="relu has no cuda body yet"):
-        OPS["relu"](OnAGpu(np.ones(3, np.float32)))
+    monkeypatch.setattr(gpu, "the_gpu", gpu.the_gpu.__wrapped__)
+    monkeypatch.setattr(gpu, "why_not_available", lambda: "the GPU extra is not installed")
+    with pytest.raises(RuntimeError, match=r'"cuda": the GPU extra is not installed \(nnk.simulate_gpu'):
+        OPS["relu"](OnAGpu())
 
 
 def test_unknown_backend_names_the_choices():
