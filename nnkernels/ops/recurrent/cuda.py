@@ -245,7 +245,8 @@ def grid_of(call: Call, sums: int, terms: int) -> Grid:
     T, B, H = call.sizes
     units, weights = ceil_div(H, LANES) * LANES, call.w_hh.size
     at_once = weights <= MOST_AT_ONCE and B * weights <= MOST_READ and units <= THREADS_MOST
-    rows, width, steps = (1, units, T + 1) if at_once else (ROWS, LANES, 1)
+    # A float64 takes two registers: half as many sums of it fit.
+    rows, width, steps = (1, units, T + 1) if at_once else (4 * ROWS // call.x.itemsize, LANES, 1)
     slices = max(1, min(THREADS_MOST // width, PARTIALS // (width * rows * sums), terms // 4))
     return Grid(rows, (ceil_div(B, rows), units // width), (width, slices), ceil_div(terms, slices), steps)
 

@@ -180,7 +180,7 @@ def larger_over_lanes(
     return value, place
 
 
-@kernel(launch_bounds=MOST_THREADS)
+@kernel(launch_bounds=(MOST_THREADS, 1))
 def max_kernel(
     x: Array, source: Array, outer: int, n: int, inner: int, share: int, width_bits: int, lane_bits: int,
     tiles: int, y: Array, argmax: Array,
