@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnkernels.autograd import Tensor, no_grad
 from nnkernels.data import Batches
-from nnkernels.machine.arrays import move
+from nnkernels.machine.arrays import move, side
 from nnkernels.machine.gpu import current_device
 from nnkernels.machine.gpu_array import start_upload
 from nnkernels.machine.memory import Array
@@ -56,10 +57,10 @@ def predict(model: Module, x: Array, batch_size: int = 256) -> Array:
     """Return the model's outputs for all of x, recording nothing, in evaluation mode."""
     if batch_size < 1:
         raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
-    side = side_of(model)
+    where = side_of(model)
     starts = range(0, len(x), batch_size)
     with evaluating(model), no_grad():
-        parts = [move(model(move(x[i : i + batch_size], side)).data, "cpu") for i in starts]
+        parts = [move(model(move(x[i : i + batch_size], where)).data, "cpu") for i in starts]
     if not parts:
         raise ValueError(f"predict: x has no samples, shape {x.shape}")
     return np.concatenate(parts)
@@ -78,23 +79,21 @@ def evaluate(
 def side_of(model: Module) -> str:
     """Return "cpu" or "cuda", where the model's parameters are."""
     first = next(model.parameters(), None)
-    return "cuda" if first is not None and first.is_cuda else "cpu"
+    return "cpu" if first is None else side(first.data)
 
 
-def batches_on(side: str, batches: Batches) -> Iterator[tuple[Any, Any, Array]]:
+def batches_on(where: str, batches: Batches) -> Iterator[tuple[Any, Any, Array]]:
     """Yield (x, y, y in host memory); a GPU computes with one batch while the next is copied."""
-    if side == "cpu":
+    if where == "cpu":
         for x, y in batches:
             yield x, y, y
         return
-    device, before = current_device(), None
-    for x, y in batches:
-        after = start_upload(x, device), start_upload(y, device), y
-        if before is not None:
-            yield before[0](), before[1](), before[2]
-        before = after
-    if before is not None:
-        yield before[0](), before[1](), before[2]
+    device = current_device()
+    coming = ((start_upload(x, device), start_upload(y, device), y) for x, y in batches)
+    for now, _ in pairwise(chain(coming, (None,))):  # the next one is on its way
+        assert now is not None
+        x_there, y_there, y = now
+        yield x_there(), y_there(), y
 
 
 @contextmanager

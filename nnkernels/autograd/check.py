@@ -25,7 +25,7 @@ import numpy as np
 from nnkernels.autograd import tree
 from nnkernels.autograd.report import Adjoint, Kink, Part, Report, worst_of
 from nnkernels.autograd.tape import recording
-from nnkernels.autograd.tensor import Tensor
+from nnkernels.autograd.tensor import Tensor, array_of
 from nnkernels.autograd.transforms import Function, call, jvp, results, vjp
 from nnkernels.machine.memory import Array
 
@@ -187,7 +187,7 @@ def in_float64(inputs: Any) -> tuple[list[str], list[Array], list[str]]:
     """Return the leaves' names, copies of them in float64, and what was converted."""
     names, arrays, converted = [], [], []
     for name, leaf in tree.leaves(inputs, "inputs"):
-        a = np.asarray(leaf.data if isinstance(leaf, Tensor) else leaf)
+        a = np.asarray(array_of(leaf))
         if a.dtype not in (np.float32, np.float64):
             got = f"{a.dtype} array of shape {a.shape}" if hasattr(leaf, "shape") else repr(leaf)[:60]
             raise TypeError(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from nnkernels.machine.arrays import check_device, move, where
+from nnkernels.machine.arrays import check_device, move, side
 from nnkernels.ops.op import Body, Op
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ def gradient(
 ) -> tuple[Any | None]:
     """Move the gradient back, recorded."""
     return (dy.to(side(inputs[0].data)) if needs[0] else None,)
-
-
-def side(a: Any) -> str:
-    """Return "cpu" or "cuda", where an array is."""
-    return "cpu" if where(a) == "cpu" else "cuda"
 
 
 # Not in OPS: it computes nothing. It goes from one device to another, so that all its bodies are one.

@@ -207,7 +207,7 @@ class Tensor(Operators):
         if self.is_cuda:
             if index is not Ellipsis and index != slice(None):
                 raise TypeError("x[index] = value: on a GPU only x[...] = value; put tensors together by ops")
-            array = value.data if isinstance(value, Tensor) else value
+            array = array_of(value)
             if isinstance(array, (int, float)):
                 fill(self._data, array)
             else:
@@ -418,6 +418,11 @@ def branch(t: Any) -> Tensor:
         twin: Tensor = t.reshape(t.shape)  # a node of its own
         return twin
     return t.as_leaf()
+
+
+def array_of(t: Any) -> Any:
+    """Return a Tensor's array, anything else as it is."""
+    return t.data if isinstance(t, Tensor) else t
 
 
 def as_operand(t: Any) -> Any:

@@ -14,14 +14,13 @@ from nnkernels.commands import CommandError
 from nnkernels.commands.arguments import positive_int, use_threads, writable_png
 from nnkernels.commands.compare_cuda import run_on_gpu, run_simulated
 from nnkernels.commands.measure import Measurement, measure
-from nnkernels.commands.table import HEAD, in_columns
+from nnkernels.commands.table import ERRORS, HEAD, in_columns
 from nnkernels.machine import info
 from nnkernels.ops import OPS, Op
 from nnkernels.ops.explain import lines
 
-NOTES = """\
-error: largest difference of any element from `loops`, in units of that element's last place (sums that cancel
-  leave small elements, where these are many), and relative to the largest element
+NOTES = f"""\
+{ERRORS}
 time: median of runs that take turns, compilation excluded; speed-up: over `loops`
 ~: plain Python was run on a tiny sample and its time scaled up by FLOPs, or by elements"""
 

@@ -16,7 +16,7 @@ from nnkernels.commands.measure import (
     largest_error,
     results,
 )
-from nnkernels.commands.table import HEAD, duration, in_columns, number
+from nnkernels.commands.table import ERRORS, HEAD, duration, in_columns, number
 from nnkernels.machine.gpu import the_gpu, why_not_available
 from nnkernels.machine.gpu_simulator import ORDERS, SimulationError, simulate_gpu
 from nnkernels.ops import Op
@@ -26,13 +26,11 @@ SIMULATED_HEAD = f"{'':<48}{'error/ULP':>11}{'relative':>11}{'launches':>10}{'ti
 SIMULATED_NOTES = f"""\
 no GPU has run anything: each kernel ran in the simulator, {len(ORDERS)} times, its threads in different
   orders, and no race, no index out of range and no barrier that a thread misses was found
-error: largest difference of any element from `loops`, in units of that element's last place (sums that cancel
-  leave small elements, where these are many), and relative to the largest element
+{ERRORS}
 launches: kernels started, for gradients those of the forward pass, too
 time: of the simulation; it says nothing about a GPU"""
-GPU_NOTES = """\
-error: largest difference of any element from `loops`, in units of that element's last place (sums that cancel
-  leave small elements, where these are many), and relative to the largest element
+GPU_NOTES = f"""\
+{ERRORS}
 time: cuda's between events on the GPU, launches included, copies to and from it excluded; the others' on the
   processor; medians, compilation excluded; speed-up: over `loops`"""
 

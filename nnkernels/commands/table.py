@@ -2,6 +2,9 @@
 
 from nnkernels.commands.measure import Measurement
 
+ERRORS = """\
+error: largest difference of any element from `loops`, in units of that element's last place (sums that cancel
+  leave small elements, where these are many), and relative to the largest element"""
 HEAD = f"{'':<14}{'error/ULP':>11}{'relative':>11}{'time':>13}{'GFLOP/s':>12}{'speed-up':>12}"
 
 

@@ -7,14 +7,15 @@ from numpy.typing import DTypeLike
 
 from nnkernels.machine.gpu import current_device
 from nnkernels.machine.gpu_array import GpuArray, empty, to_device, to_host
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_index import grid_of, thread_number
+from nnkernels.machine.gpu_kernel import at, kernel
 from nnkernels.machine.memory import Array
 
 
 @kernel
 def fill_kernel(value: Any, x: Array) -> None:
     """Write value to every element."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < x.size:
         x[at(i)] = value
 
@@ -22,6 +23,11 @@ def fill_kernel(value: Any, x: Array) -> None:
 def where(a: Any) -> str:
     """Return the name of the device that holds an array: "cpu", "cuda:0"."""
     return a.device.name if isinstance(a, GpuArray) else "cpu"
+
+
+def side(a: Any) -> str:
+    """Return "cpu" or "cuda", where an array is."""
+    return "cuda" if isinstance(a, GpuArray) else "cpu"
 
 
 def full(shape: tuple[int, ...], value: float, dtype: DTypeLike, beside: Any) -> Any:
@@ -41,7 +47,7 @@ def fill(a: Any, value: float) -> None:
         a.device.fill_zero(a.handle)
     else:
         number = a.dtype.type(value)
-        fill_kernel[blocks_for(a.size), THREADS](number if a.dtype.kind == "f" else int(number), a)
+        fill_kernel[grid_of(a.size)](number if a.dtype.kind == "f" else int(number), a)
 
 
 def overwrite(target: Any, source: Any) -> None:

@@ -251,6 +251,11 @@ def zeros_like(x: GpuArray) -> GpuArray:
     return zeros(x.shape, x.dtype, x.device)
 
 
+def or_empty(a: GpuArray | None, like: GpuArray) -> GpuArray:
+    """Return a, or an array without elements: how kernels are told that something is left out."""
+    return empty((0,), like.dtype, like.device) if a is None else a
+
+
 def to_device(array: Array, device: Device) -> GpuArray:
     """Return a copy of a NumPy array on ``device``."""
     target = empty(array.shape, array.dtype.newbyteorder("="), device)

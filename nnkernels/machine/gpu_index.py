@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import int32, int64
 
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function
+from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, threads_for
 
 Divisor = tuple[int, int, int]
 
@@ -24,7 +24,7 @@ LOW = 0xFFFFFFFF
 
 def grid_of(n: int) -> tuple[int, int]:
     """Return blocks and threads, one thread for each of n things; few where n is small."""
-    threads = max(32, min(THREADS, 32 * blocks_for(n, 32)))
+    threads = threads_for(n)
     return blocks_for(n, threads), threads
 
 

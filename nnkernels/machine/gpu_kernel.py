@@ -2,11 +2,11 @@
 
     @kernel
     def scale_kernel(x, factor, y):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+        i = thread_number()
         if i < x.size:
             y[at(i)] = factor * x[at(i)]
 
-    scale_kernel[blocks_for(y.size), THREADS](x, x.dtype.type(2), y)
+    scale_kernel[grid_of(y.size)](x, x.dtype.type(2), y)      # see gpu_index.py
 
 In a kernel's source, ``cuda`` is a name without a meaning. What it means is decided where the kernel runs:
 numba.cuda on a GPU (gpu.py), threads written in Python in the simulator (gpu_simulator.py). Both are made by
@@ -20,7 +20,6 @@ Arrays reach kernels flat; shapes are passed as numbers. Conventions that keep f
 - Functions of the math module, as ``math.exp``, have the type of their argument.
 """
 
-import math
 import operator
 import types
 from collections.abc import Callable
@@ -29,8 +28,11 @@ from typing import Any, NamedTuple, overload
 import numba
 import numpy as np
 
-MOST_ELEMENTS = 2**31 - 1  # of an array: indices are 32 bits wide
+WARP = 32  # threads that run together
 THREADS = 256  # of a block, where nothing speaks for another number
+MOST_THREADS = 1024  # of any block
+MOST_ELEMENTS = 2**31 - MOST_THREADS  # of an array: numbers of threads, of the last block too, are int32
+MULTIPROCESSORS = 132  # of an H100, the GPU that grids are made for
 
 at = numba.uint32
 
@@ -176,9 +178,24 @@ class Instruction:
         raise TypeError(f"{self.__name__} is an instruction of kernels")
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
+    return -(-a // b)
+
+
+def next_power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least n and at least 1."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def blocks_for(n: int, per_block: int = THREADS) -> int:
     """Return how many blocks cover n elements."""
-    return -(-n // per_block)
+    return ceil_div(n, per_block)
+
+
+def threads_for(n: int, most: int = THREADS) -> int:
+    """Return the threads of a block for n elements: whole warps, few where n is small."""
+    return max(WARP, min(most, WARP * ceil_div(n, WARP)))
 
 
 def rebound(function: Callable[..., Any], meaning: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -198,13 +215,3 @@ def rebound(function: Callable[..., Any], meaning: Callable[[Any], Any]) -> Call
 def is_plain_function(value: Any) -> bool:
     """Return whether ``value`` is a Python function of this project."""
     return isinstance(value, types.FunctionType) and (value.__module__ or "").startswith("nnkernels")
-
-
-def ceil_div(a: int, b: int) -> int:
-    """Return a / b, rounded up."""
-    return -(-a // b)
-
-
-def next_power_of_two(n: int) -> int:
-    """Return the smallest power of two that is at least n and at least 1."""
-    return 1 << max(0, math.ceil(math.log2(max(n, 1))))

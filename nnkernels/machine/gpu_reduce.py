@@ -7,10 +7,9 @@ lanes each holds the result of all 32. Warps meet in shared memory: ``scratch`` 
 
 from typing import Any
 
-from nnkernels.machine.gpu_kernel import at, cuda, device_function
+from nnkernels.machine.gpu_kernel import WARP, at, cuda, device_function
 from nnkernels.machine.memory import Array
 
-WARP = 32
 WARPS_MOST = 32
 ALL_LANES = 0xFFFFFFFF
 
@@ -21,6 +20,15 @@ def warp_sum(value: Any) -> Any:
     for distance in (16, 8, 4, 2, 1):
         value += cuda.shfl_xor_sync(ALL_LANES, value, distance)
     return value
+
+
+@device_function
+def sum_of_parts(parts: Array, i: int, count: int, size: int) -> Any:
+    """Return the sum of element i of so many parts of ``size`` elements, in their order."""
+    total = parts[at(i)]
+    for part in range(1, count):
+        total += parts[at(part * size + i)]
+    return total
 
 
 @device_function

@@ -4,19 +4,27 @@
 import operator
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import numba
 import numpy as np
 
-from nnkernels.machine.gpu_kernel import DeviceFunction, Instruction, at, cuda, is_plain_function, rebound
-from nnkernels.machine.gpu_simulated_memory import (
+from nnkernels.machine.gpu_kernel import (
     WARP,
+    DeviceFunction,
+    Instruction,
+    at,
+    cuda,
+    is_plain_function,
+    rebound,
+)
+from nnkernels.machine.gpu_simulated_memory import (
     Memory,
     SimulationError,
     WatchedMemory,
-    fill_poison,
+    poison,
     running,
 )
 from nnkernels.machine.jit import typed
@@ -104,10 +112,8 @@ class Shared:
         frame = sys._getframe(1)
         key = (frame.f_code, frame.f_lasti)
         if key not in running.shared:
-            data = np.empty(shape, as_numpy_type(dtype))
-            fill_poison(data)
             make = WatchedMemory if running.watches else Memory
-            running.shared[key] = make(data, "shared memory")
+            running.shared[key] = make(poison(shape, as_numpy_type(dtype)), "shared memory")
             used = sum(memory.data.nbytes for memory in running.shared.values())
             if used > MOST_SHARED:
                 raise SimulationError(f"{used} bytes of shared memory; a block has {MOST_SHARED}")
@@ -119,9 +125,7 @@ class Local:
 
     def array(self, shape: Any, dtype: Any) -> Memory:
         """Return a fresh array."""
-        data = np.empty(shape, as_numpy_type(dtype))
-        fill_poison(data)
-        return Memory(data, "local memory")
+        return Memory(poison(shape, as_numpy_type(dtype)), "local memory")
 
 
 class Atomic:
@@ -268,7 +272,10 @@ def simulated_typed(value: Any, x: Any) -> Any:
     return type(x)(value)
 
 
-_rebound: dict[Any, Any] = {}
+@cache
+def simulated_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that kernels call, as the simulator runs it."""
+    return rebound(function, meaning)
 
 
 def meaning(value: Any) -> Any:
@@ -288,9 +295,7 @@ def meaning(value: Any) -> Any:
     if isinstance(value, DeviceFunction):
         value = value.function
     if is_plain_function(value):
-        if value not in _rebound:
-            _rebound[value] = rebound(value, meaning)
-        return _rebound[value]
+        return simulated_function(value)
     return value
 
 

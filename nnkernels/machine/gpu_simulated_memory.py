@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnkernels.machine.gpu_kernel import WARP
 from nnkernels.machine.memory import Array
 
 if TYPE_CHECKING:
     from nnkernels.machine.gpu_simulated import Meeting
-
-WARP = 32
 
 
 class SimulationError(Exception):
@@ -27,14 +26,16 @@ class RaceError(SimulationError):
     """Two threads use one element, one of them to write, and nothing says which comes first."""
 
 
-def fill_poison(data: Array) -> None:
-    """Fill an array with what shows when it is read before it was written: NaN, the least integer, True."""
+def poison(shape: Any, dtype: Any) -> Array:
+    """Return an array of what shows when it is read before it was written: NaN, the least integer, True."""
+    data = np.empty(shape, dtype)
     if data.dtype.kind == "f":
         data.fill(np.nan)
     elif data.dtype.kind in "iu":
         data.fill(np.iinfo(data.dtype).min if data.dtype.kind == "i" else np.iinfo(data.dtype).max)
     else:
         data.fill(1)
+    return data
 
 
 class Memory:

@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.gpu_array import use_device
-from nnkernels.machine.gpu_kernel import Kernel, rebound
+from nnkernels.machine.gpu_kernel import MOST_THREADS, WARP, Kernel, rebound
 from nnkernels.machine.gpu_simulated import Meeting, meaning, simulated_cuda, waits_for_others
 from nnkernels.machine.gpu_simulated_memory import (
-    WARP,
     Memory,
     Moment,
     RaceError,
@@ -39,7 +38,7 @@ from nnkernels.machine.gpu_simulated_memory import (
     Thread,
     Uses,
     WatchedMemory,
-    fill_poison,
+    poison,
     running,
 )
 from nnkernels.machine.memory import Array
@@ -51,7 +50,6 @@ except ImportError:  # an extra; simulate_gpu says so
 
 __all__ = ["RaceError", "SimulationError", "Simulator", "simulate_gpu"]
 
-MOST_THREADS = 1024  # of a block
 MOST_SECONDS = 60.0  # that a launch may take
 LEAST_SECONDS = 1e-6  # that a thread takes, whatever it does
 ORDERS = ("forward", "reversed")
@@ -277,8 +275,7 @@ class Simulator:
 
     def allocate(self, n: int, dtype: np.dtype[Any]) -> tuple[Array, Any]:
         """Return poisoned memory."""
-        data = np.empty(n, dtype)
-        fill_poison(data)
+        data = poison(n, dtype)
         return data, data
 
     def part(self, handle: Array, start: int, stop: int) -> Array:

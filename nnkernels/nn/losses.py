@@ -5,7 +5,7 @@ Weights of classes or examples are buffers: they stand in the state dict, and ar
 
 from typing import Any
 
-from nnkernels.autograd import Tensor
+from nnkernels.autograd.tensor import array_of
 from nnkernels.machine.memory import Array
 from nnkernels.nn import functional as F
 from nnkernels.nn.module import Module
@@ -31,7 +31,7 @@ class Loss(Module):
         if weight is None:
             setattr(self, name, None)
             return
-        array = weight.data if isinstance(weight, Tensor) else weight
+        array = array_of(weight)
         if not is_array(array) or array.dtype.kind != "f":
             fail_type(type(self).__name__, name, weight, "a float array or a Tensor")
         self.register_buffer(name, array)

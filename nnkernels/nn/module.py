@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnkernels.autograd import Tensor
+from nnkernels.autograd.tensor import array_of
 from nnkernels.machine.arrays import check_device, move, overwrite
 from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.ops.validate import is_array
@@ -24,7 +25,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Array | Tensor) -> None:
-        array = data.data if isinstance(data, Tensor) else data
+        array = array_of(data)
         if not is_array(array) or array.dtype.kind != "f" or array.itemsize not in (4, 8):
             found = array.dtype if is_array(array) else type(array).__name__
             raise TypeError(f"Parameter: data must be a float32 or float64 array, got {found}")

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty, zeros
-from nnkernels.machine.gpu_kernel import THREADS, Kernel, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_kernel import MOST_THREADS, THREADS, Kernel, at, blocks_for, cuda, kernel
 from nnkernels.machine.memory import Array
 from nnkernels.ops.folding_cuda import Axes, Tuple, folded, source
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.cuda import grids, sum_pass
-from nnkernels.ops.reduce.tiling import MOST_THREADS, sum_over_lanes, thread_place
+from nnkernels.ops.reduce.tiling import sum_over_lanes, thread_place
 from nnkernels.ops.reduce.tuned import plan
 
 Scalar = Callable[..., Any]

@@ -14,13 +14,22 @@ weights read dy and x once more.
 import math
 from typing import Any
 
-from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
+from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, or_empty
 from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_kernel import at, blocks_for, ceil_div, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum, warp_sum
+from nnkernels.machine.gpu_kernel import (
+    WARP,
+    at,
+    blocks_for,
+    ceil_div,
+    cuda,
+    device_function,
+    kernel,
+    threads_for,
+)
+from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum, warp_sum
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
-from nnkernels.ops.batch_norm.cuda import Grads, Inputs, Needs, Outputs, channel_sums, or_empty
+from nnkernels.ops.batch_norm.cuda import Grads, Inputs, Needs, Outputs, channel_sums
 from nnkernels.ops.batch_norm.walk import value_or
 
 PER_THREAD = 8
@@ -28,9 +37,9 @@ MOST_THREADS = 512  # whose registers are 128 each
 Sizes = tuple[int, int, int, int, int]  # n, T, G, K, S
 
 
-def threads_for(n: int) -> int:
+def threads_of_row(n: int) -> int:
     """Return T."""
-    return min(MOST_THREADS, ceil_div(n, WARP * PER_THREAD) * WARP)
+    return threads_for(ceil_div(n, PER_THREAD), MOST_THREADS)
 
 
 def grid_for(rows: int, T: int) -> tuple[int, int]:
@@ -200,7 +209,7 @@ def sizes_of_examples(normalized_shape: Any) -> tuple[Sizes, tuple[int, ...]]:
     given = isinstance(normalized_shape, (tuple, list))
     shape = tuple(normalized_shape) if given else (normalized_shape,)
     n = math.prod(shape)
-    return (n, threads_for(n), 1, n, 1), shape
+    return (n, threads_of_row(n), 1, n, 1), shape
 
 
 def layer_norm_forward_cuda(
@@ -222,7 +231,7 @@ def layer_norm_backward_cuda(
 def sizes_of_groups(x: GpuArray, num_groups: int) -> Sizes:
     """Return sizes."""
     K, S = x.shape[1] // num_groups, math.prod(x.shape[2:])
-    return K * S, threads_for(K * S), num_groups, K, S
+    return K * S, threads_of_row(K * S), num_groups, K, S
 
 
 def group_norm_forward_cuda(

@@ -1,7 +1,5 @@
 """linear on a GPU: products by ``gemm_cuda``, with bias and relu in the end; bound 2 N I O FLOPs each."""
 
-import numpy as np
-
 from nnkernels.machine.gpu_array import GpuArray, empty, zeros
 from nnkernels.ops.activation import through_relu_cuda
 from nnkernels.ops.matmul.cuda import as_rows
@@ -39,5 +37,5 @@ def linear_backward_cuda(
     if needs[2]:
         db = zeros((O,), dtype, device) if N == 0 else empty((O,), dtype, device)
         if dy.size > 0:
-            sum_pass(dy, (1, N, O), np.dtype(dtype).type(1), db)
+            sum_pass(dy, (1, N, O), dy.dtype.type(1), db)
     return dx, dw, db

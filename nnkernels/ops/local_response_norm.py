@@ -266,18 +266,26 @@ def inverse_power(d: Any, beta: Any) -> Any:
     return math.pow(d, -beta)
 
 
+@device_function
+def channels_of_thread(C: int, by_s: Divisor, by_groups: Divisor) -> Any:
+    """Return the thread's first channel, the place of channel 0, and how far channels are apart.
+
+    There is nothing to do for a thread whose place is beyond the end.
+    """
+    t = thread_number()
+    line = quotient(t, by_s)
+    n, S = quotient(line, by_groups), by_s[0]
+    return int32((line - n * by_groups[0]) * CHANNELS), int32(n * C * S + t - line * S), S
+
+
 @kernel
 def forward_cuda_kernel(
     x: Array, C: int, by_s: Divisor, by_groups: Divisor, size: int, how: tuple[Any, Any, Any], y: Array,
     d: Array,
 ) -> None:  # fmt: skip
     """``how`` holds alpha / size, beta and k."""
-    t = thread_number()
-    line = quotient(t, by_s)
-    n = quotient(line, by_groups)
-    S = by_s[0]
-    c, first = int32((line - n * by_groups[0]) * CHANNELS), int32(n * C * S + t - line * S)
-    if n * C * S < x.size:
+    c, first, S = channels_of_thread(C, by_s, by_groups)
+    if first < x.size:
         before, after = size // 2, (size - 1) // 2
         energy = cuda.local.array(CHANNELS, x.dtype)
         for k in range(CHANNELS):
@@ -303,12 +311,8 @@ def backward_cuda_kernel(
     how: tuple[Any, Any], dx: Array,
 ) -> None:  # fmt: skip
     """``how`` holds 2 alpha beta / size and beta."""
-    t = thread_number()
-    line = quotient(t, by_s)
-    n = quotient(line, by_groups)
-    S = by_s[0]
-    c, first = int32((line - n * by_groups[0]) * CHANNELS), int32(n * C * S + t - line * S)
-    if n * C * S < x.size:
+    c, first, S = channels_of_thread(C, by_s, by_groups)
+    if first < x.size:
         before, after = (size - 1) // 2, size // 2
         total = cuda.local.array(CHANNELS, x.dtype)
         for k in range(CHANNELS):

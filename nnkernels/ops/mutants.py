@@ -8,6 +8,7 @@ that the checks are too weak.
 
 import importlib.abc
 import types
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from nnkernels.machine.gpu_simulator import SimulationError, simulate_gpu
 from nnkernels.ops import checks
-from nnkernels.ops.op import BodyName, Mutant, Op
+from nnkernels.ops.op import BodyName, Mutant, Op, Sample
 from nnkernels.ops.plain import plain_ops
 
 ROOM = Path(__file__).parent
@@ -68,7 +69,7 @@ def judged(op: Op, body: BodyName) -> str | None:
     # A faulty `loops` is itself the yardstick of the agreement check: hold `vectorized` against it.
     compared: BodyName = "vectorized" if body == "loops" else body
     if body == "cuda":
-        return judged_in_simulator(op)
+        return judged_in_simulator(op, op.samples(rng, np.float64))
     with np.errstate(all="ignore"):
         try:
             for sample in op.samples(rng, np.float64):
@@ -82,10 +83,10 @@ def judged(op: Op, body: BodyName) -> str | None:
     return None
 
 
-def judged_in_simulator(op: Op) -> str | None:
+def judged_in_simulator(op: Op, samples: Iterable[Sample]) -> str | None:
     """Return what the simulator, or the first check that fails for the op's cuda body in it, says."""
     try:
-        for sample in op.samples(np.random.default_rng(0), np.float64):
+        for sample in samples:
             with simulate_gpu():
                 checks.check_agreement(op, "cuda", sample, np.random.default_rng(0))
     except (AssertionError, SimulationError, ValueError) as error:

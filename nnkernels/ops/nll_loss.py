@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.gpu_array import GpuArray, zeros
+from nnkernels.machine.gpu_array import GpuArray, or_empty, zeros
 from nnkernels.machine.gpu_array import empty as device_empty
 from nnkernels.machine.gpu_index import grid_of, thread_number
 from nnkernels.machine.gpu_kernel import at, kernel
@@ -229,7 +229,7 @@ def forward_cuda(
     ignore_index: int = IGNORE,
 ) -> tuple[GpuArray]:  # fmt: skip
     rows, n = x.shape
-    w = device_empty((0,), x.dtype, x.device) if weight is None else weight
+    w = or_empty(weight, x)
     loss = device_empty((rows,), x.dtype, x.device)
     of_row = device_empty((rows if reduction == "mean" else 0,), x.dtype, x.device)
     rows_kernel[grid_of(rows)](x, n, device_int64(labels), w, ignore_index, loss, of_row)
@@ -243,9 +243,7 @@ def backward_cuda(
     if not needs[0]:
         return (None,) * len(inputs)
     x, labels, (rows, n) = inputs[0], device_int64(inputs[1]), inputs[0].shape
-    w = inputs[2] if len(inputs) == 3 else None
-    w = device_empty((0,), x.dtype, x.device) if w is None else w
-    divisor = device_empty((0,), x.dtype, x.device)
+    w, divisor = or_empty(inputs[2] if len(inputs) == 3 else None, x), or_empty(None, x)
     if reduction == "mean":
         divisor = device_sum_of_weights(labels, n, w, ignore_index)
     dx = zeros(x.shape, x.dtype, x.device)

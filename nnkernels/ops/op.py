@@ -183,10 +183,9 @@ class Op:
                 self.accepted.clear()
             if key is not None:
                 self.accepted.add(key)
+        # Values are not looked at on a GPU, where reading numbers is a copy and a wait.
         if self.check_values is not None and (self.counter is not None or not any_on_gpu(arrays)):
-            self.check_values(
-                *arrays, **attributes
-            )  # not on a GPU, where reading numbers is a copy and a wait
+            self.check_values(*arrays, **attributes)
         for i in self.inplace:
             a = arrays[i] if i < len(arrays) else None
             if type(a) is np.ndarray and not (a.flags.carray and a.dtype.isnative):

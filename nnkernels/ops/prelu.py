@@ -18,14 +18,15 @@ from numba import int32
 from nnkernels.machine.gpu_array import GpuArray, empty_like
 from nnkernels.machine.gpu_array import empty as gpu_empty
 from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
-from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum
+from nnkernels.machine.gpu_kernel import THREADS, WARP, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.jit import inline, jit, jit_parallel, jit_tuned, prange, signed, typed
 from nnkernels.machine.memory import Array, empty, zeros
 from nnkernels.machine.threads import SERIAL_BELOW_IF_CHEAP, share_of
 from nnkernels.ops.gradients import by_formula
 from nnkernels.ops.normalised import in_channels
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
+from nnkernels.ops.reduce.cuda import sum_cuda
 from nnkernels.ops.validate import floats, rank
 
 Pair = tuple[Array, Array]
@@ -282,21 +283,6 @@ def columns_kernel(
         partial[at(t)] = total
 
 
-@kernel
-def channel_sums_kernel(a: Array, n: int, C: int, by_inner: Divisor, sums: Array) -> None:
-    """Block c sums the n elements of channel c of a (..., C, inner)."""
-    scratch = cuda.shared.array(WARPS_MOST, a.dtype)
-    c = int32(cuda.blockIdx.x)
-    s = a.dtype.type(0)
-    e = int32(cuda.threadIdx.x)
-    while e < n:
-        s += a[at(e + (quotient(e, by_inner) * (C - 1) + c) * by_inner[0])]
-        e = int32(e + cuda.blockDim.x)
-    s = block_sum(s, scratch)
-    if cuda.threadIdx.x == 0:
-        sums[at(c)] = s
-
-
 def slopes(g: GpuArray, x: GpuArray, weight: GpuArray) -> GpuArray:
     """Return g, times its channel's slope where x is not positive."""
     y, (_, C, inner) = empty_like(x), planes(x, weight)
@@ -316,22 +302,21 @@ def backward_cuda(
     if not needs[1]:
         return slopes(dy, x, weight) if needs[0] else None, None
     N, C, inner = planes(x, weight)
-    dx, dw = gpu_empty(x.shape if needs[0] else (0,), x.dtype, x.device), empty_like(weight)
+    dx = gpu_empty(x.shape if needs[0] else (0,), x.dtype, x.device)
     n, by_inner = N * inner, divisor(max(inner, 1))
     if inner >= WARP:  # neighbouring threads find neighbouring elements of one channel
         share = max(2 * THREADS * PER_THREAD, blocks_for(n * C, PARTS))
         parts = blocks_for(n, share)
         threads = grid_of(blocks_for(min(n, share), PER_THREAD))[1]
-        partial, inner = gpu_empty((parts, C), x.dtype, x.device), 1
+        partial = gpu_empty((parts, C, 1), x.dtype, x.device)
         planes_kernel[parts * C, threads](dy, x, weight, n, by_inner, divisor(C), share, dx, partial)
     else:
         rows = max(4 * PER_THREAD, blocks_for(N * C * inner, COLUMN_THREADS))
-        partial = gpu_empty((blocks_for(N, rows), C * inner), x.dtype, x.device)
+        partial = gpu_empty((blocks_for(N, rows), C, inner), x.dtype, x.device)
         by_columns = divisor(max(C * inner, 1))
         columns_kernel[grid_of(partial.size)](dy, x, weight, N, by_columns, by_inner, rows, dx, partial)
-    terms = partial.shape[0] * inner
-    channel_sums_kernel[C, grid_of(terms)[1]](partial, terms, C, divisor(max(inner, 1)), dw)
-    return dx if needs[0] else None, dw
+    (dw,) = sum_cuda.forward(partial, dim=(0, 2))
+    return dx if needs[0] else None, dw.reshape(weight.shape)
 
 
 # --- in ops ---

@@ -10,11 +10,10 @@ import math
 from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty_like
-from nnkernels.machine.gpu_kernel import Kernel, at, cuda, device_function, kernel
+from nnkernels.machine.gpu_kernel import MOST_THREADS, Kernel, at, cuda, device_function, kernel
 from nnkernels.machine.memory import Array
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.tiling import (
-    MOST_THREADS,
     Tiling,
     max_over_lanes,
     split_shape,
@@ -53,6 +52,29 @@ def top_and_sum(
     return m, sum_over_lanes(s * math.exp(top - m), scratch, width_bits, lane_bits)
 
 
+@device_function
+def shifted_and_sum(
+    x: Array, start: int, n: int, step: int, lane: int, scratch: Array, width_bits: int, lane_bits: int,
+    values: Array,
+) -> Any:  # fmt: skip
+    """Load the lane's AT_ONCE of the n numbers, less the largest of all; return the sum of all their powers.
+
+    The powers are not kept: computing them once more costs less than registers that hold both.
+    """
+    m = x.dtype.type(MINUS_INFINITY)
+    for j in range(AT_ONCE):
+        k = lane + (j << lane_bits)
+        value = x[at(start + min(k, n - 1) * step)]
+        values[j] = value if k < n else x.dtype.type(MINUS_INFINITY)
+        m = max(m, values[j])
+    m = max_over_lanes(m, scratch, width_bits, lane_bits)
+    s = x.dtype.type(0)
+    for j in range(AT_ONCE):
+        values[j] -= m
+        s += math.exp(values[j])
+    return sum_over_lanes(s, scratch, width_bits, lane_bits)
+
+
 def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
     """Return the kernels forward and backward: for an axis that fits in registers, for any other."""
 
@@ -65,26 +87,12 @@ def make_kernels(log: bool) -> tuple[Kernel, Kernel, Kernel, Kernel]:
         o, lane, column = thread_place(width_bits, lane_bits, tiles)
         here = o < outer and column < inner
         start = o * n * inner + column if here else 0
-        m = x.dtype.type(MINUS_INFINITY)
-        for j in range(AT_ONCE):
-            k = lane + (j << lane_bits)
-            value = x[at(start + min(k, n - 1) * inner)]
-            values[j] = value if k < n else x.dtype.type(MINUS_INFINITY)
-            m = max(m, values[j])
-        m = max_over_lanes(m, scratch, width_bits, lane_bits)
-        s = x.dtype.type(0)
-        for j in range(AT_ONCE):
-            values[j] -= m
-            power = math.exp(values[j])
-            s += power
-            if not log:
-                values[j] = power
-        s = sum_over_lanes(s, scratch, width_bits, lane_bits)
+        s = shifted_and_sum(x, start, n, inner, lane, scratch, width_bits, lane_bits, values)
         scale, log_s = x.dtype.type(1) / s, math.log(s)
         for j in range(AT_ONCE):
             k = lane + (j << lane_bits)
             if here and k < n:
-                y[at(start + k * inner)] = values[j] - log_s if log else values[j] * scale
+                y[at(start + k * inner)] = values[j] - log_s if log else math.exp(values[j]) * scale
 
     @kernel(launch_bounds=MOST_IF_LONG)
     def long_forward_kernel(

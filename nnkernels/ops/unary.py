@@ -397,12 +397,7 @@ erf = make_op(
 )  # fmt: skip
 sigmoid = make_op(
     "sigmoid",
-    make_bodies(
-        sigmoid_f,
-        sigmoid_df,
-        tuned=(sigmoid_tuned, sigmoid_df),
-        numpy=(sigmoid_numpy, sigmoid_df),
-    ),
+    make_bodies(sigmoid_f, sigmoid_df, tuned=(sigmoid_tuned, sigmoid_df), numpy=(sigmoid_numpy, sigmoid_df)),
     flops=20,
     gradient=by_slope(sigmoid_slope),
     faults=(

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from launches import demand_the_compiler
 
-from nnkernels.machine.gpu import numba_cuda
 from nnkernels.machine.gpu_array import empty
 from nnkernels.machine.gpu_assembly import CAPABILITIES, examine, faults, recording
 from nnkernels.machine.gpu_kernel import Expected, at, cuda, kernel
@@ -16,10 +16,7 @@ NAMES = gpu_kernels.names()
 
 @pytest.fixture(scope="module", autouse=True)
 def _extra():
-    try:
-        numba_cuda()
-    except RuntimeError as error:
-        pytest.skip(str(error))
+    demand_the_compiler()
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from launches import check_machine_code
 
-from nnkernels.machine.gpu import numba_cuda
 from nnkernels.machine.gpu_array import empty, to_device
-from nnkernels.machine.gpu_assembly import examine, faults, recording
 from nnkernels.machine.gpu_simulator import simulate_gpu
 from nnkernels.ops.matmul.form import ONE
 from nnkernels.ops.matmul.gemm_cuda import Plan, gemm_cuda, plan
@@ -131,13 +130,8 @@ def test_precision_is_one_of_two_words():
 @pytest.mark.usefixtures("high")
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), [(False, True), (True, False)])
 def test_tensor_core_kernels_become_the_code_they_should(transpose_a, transpose_b):
-    try:
-        numba_cuda()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    with recording() as recorder:
-        a, b, y = (empty((4096, 4096), np.float32, recorder) for _ in range(3))
+    def launch(device):
+        a, b, y = (empty((4096, 4096), np.float32, device) for _ in range(3))
         gemm_cuda(a, b, y, (4096,) * 3, transpose_a=transpose_a, transpose_b=transpose_b, outer=ONE)
-    (compilation,) = recorder.compilations.values()
-    report = examine(compilation, (9, 0))
-    assert not faults(report, compilation), report
+
+    check_machine_code(launch)

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from launches import check_machine_code
 
-from nnkernels.machine.gpu import numba_cuda
 from nnkernels.machine.gpu_array import empty, to_device
-from nnkernels.machine.gpu_assembly import examine, faults, recording
 from nnkernels.machine.gpu_simulator import simulate_gpu
 from nnkernels.ops.matmul.cuda_ladder import RUNGS
 
@@ -35,12 +34,4 @@ def test_the_ladder_is_in_order():
 @pytest.mark.compile
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 def test_every_rung_becomes_the_code_it_should(rung):
-    try:
-        numba_cuda()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    with recording() as recorder:
-        rung.function(*(empty((4, 4), np.float32, recorder) for _ in range(3)))
-    (compilation,) = recorder.compilations.values()
-    report = examine(compilation, (9, 0))
-    assert not faults(report, compilation), report
+    check_machine_code(lambda device: rung.function(*(empty((4, 4), np.float32, device) for _ in range(3))))

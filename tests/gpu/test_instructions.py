@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from launches import check_machine_code
 from numba import float32, uint32
 
-from nnkernels.machine.gpu import numba_cuda
 from nnkernels.machine.gpu_array import empty, to_device
-from nnkernels.machine.gpu_assembly import examine, faults, recording
 from nnkernels.machine.gpu_instructions import (
     commit_copies,
     copy4,
@@ -197,12 +196,8 @@ def test_the_whole_warp_must_come():
     [(reverse_kernel, "xny"), (copy_kernel, "xny"), (tf32_kernel, "xxy"), (bf16_kernel, "xxy")],
 )
 def test_instructions_become_opcodes(kernel, arguments):
-    try:
-        numba_cuda()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    with recording() as recorder:
-        kernel[1, 32](*(1 if a == "n" else empty((256,), np.float32, recorder) for a in arguments))
-    (compilation,) = recorder.compilations.values()
-    report = examine(compilation, (9, 0))
-    assert not faults(report, compilation), report
+    check_machine_code(
+        lambda device: kernel[1, 32](
+            *(1 if a == "n" else empty((256,), np.float32, device) for a in arguments)
+        )
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.autograd import Tensor
+from nnkernels.autograd.tensor import array_of
 from nnkernels.machine.arrays import full
 from nnkernels.machine.gpu_array import GpuArray
 from nnkernels.machine.gpu_random import random_mask
@@ -19,7 +19,7 @@ def draw_mask(shape: tuple[int, ...], p: float, rng: Rng, beside: Any = None) ->
 
     On the device of the array or Tensor ``beside``; a GPU draws other bits from the same rng.
     """
-    array = beside.data if isinstance(beside, Tensor) else beside
+    array = array_of(beside)
     if p == 1:
         return full(shape, 0, np.bool_, array)
     if isinstance(array, GpuArray):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.autograd import Tensor
+from nnkernels.autograd.tensor import array_of
 from nnkernels.machine import arrays
 from nnkernels.ops import OPS
 from nnkernels.ops.validate import fail_type, is_array
@@ -44,7 +45,7 @@ def by_class(
         return OPS[op](x, target, weight, reduction=reduction, **options)
     if not (is_array(target) or isinstance(target, Tensor)):
         fail_type(op, "target", target, "a NumPy array or a Tensor")
-    labels = target.data if isinstance(target, Tensor) else target
+    labels = array_of(target)
     if x.ndim == 0:
         raise ValueError(f"{op}: {name} must have an axis of classes, got shape ()")
     kept = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
@@ -95,7 +96,7 @@ def stretched(op: str, *, to: Any, **weights: Any) -> list[Any]:
     """Return the weights in the shape of the array ``to``; they have no gradient."""
     found: list[Any] = []
     for name, weight in weights.items():
-        w = weight.data if isinstance(weight, Tensor) else weight
+        w = array_of(weight)
         if is_array(w) and w.shape != to.shape:
             try:
                 np.broadcast_shapes(w.shape, to.shape)
@@ -151,7 +152,7 @@ def gaussian_nll_loss(
     example), or is one number. Variances below ``eps`` count as eps. ``full`` adds the constant ln(2 pi) / 2.
     """
     if isinstance(var, (int, float)) and not isinstance(var, bool):
-        var = arrays.full(x.shape, var, x.dtype, x.data if isinstance(x, Tensor) else x)
+        var = arrays.full(x.shape, var, x.dtype, array_of(x))
     elif (is_array(var) or isinstance(var, Tensor)) and var.shape != x.shape:
         if var.shape not in (x.shape[:-1], (*x.shape[:-1], 1)):
             raise ValueError(
@@ -159,5 +160,5 @@ def gaussian_nll_loss(
                 f"got {var.shape}"
             )
         one_each = OPS["reshape"](var, shape=(*x.shape[:-1], 1))
-        var = OPS["add"](one_each, arrays.full(x.shape, 0, x.dtype, x.data if isinstance(x, Tensor) else x))
+        var = OPS["add"](one_each, arrays.full(x.shape, 0, x.dtype, array_of(x)))
     return OPS["gaussian_nll"](x, target, var, reduction=reduction, full=full, eps=eps)

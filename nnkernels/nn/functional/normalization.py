@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.autograd import Tensor
-from nnkernels.autograd.tensor import apply_keeping
+from nnkernels.autograd.tensor import apply_keeping, array_of
 from nnkernels.machine.arrays import full
 from nnkernels.machine.memory import Array
 from nnkernels.ops import OPS
@@ -71,7 +70,7 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
             f"rms_norm: normalized_shape must be the trailing axes of x {x.shape}, got {normalized_shape!r}"
         )
     small, exponent = (
-        full((), value, x.dtype, x.data if isinstance(x, Tensor) else x)
+        full((), value, x.dtype, array_of(x))
         for value in (float(np.finfo(x.dtype).eps) if eps is None else eps, -0.5)
     )
     dims = tuple(range(-len(shape), 0))

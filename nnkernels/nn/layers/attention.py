@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnkernels.autograd import Tensor
-from nnkernels.machine.arrays import move
+from nnkernels.autograd.tensor import array_of
+from nnkernels.machine.arrays import move, side
 from nnkernels.nn import functional as F
 from nnkernels.nn import init
 from nnkernels.nn.layers.common import positive
@@ -121,7 +121,7 @@ class MultiheadAttention(Module):
                 continue
             if getattr(mask, "requires_grad", False):
                 raise ValueError(f"{NAME}: {name} has no gradient; detach it")
-            mask = np.asarray(move(mask.data if isinstance(mask, Tensor) else mask, "cpu"))
+            mask = np.asarray(move(array_of(mask), "cpu"))
             if mask.shape not in shapes:
                 raise ValueError(f"{NAME}: {name} must have shape {' or '.join(map(str, shapes))}, got "
                                  f"{mask.shape}")  # fmt: skip
@@ -135,8 +135,8 @@ class MultiheadAttention(Module):
             total = numbers if total is None else total + numbers
         if total is None:
             return None
-        side = "cpu" if self.in_proj_weight.device == "cpu" else "cuda"
-        return move(np.asarray(total, dtype), side)  # masks are small: they are put together on the host
+        there = side(self.in_proj_weight.data)
+        return move(np.asarray(total, dtype), there)  # masks are small: they are put together on the host
 
     def _weighted(self, q: Any, k: Any, v: Any, mask: Any, p: float) -> tuple[Any, Any]:
         """Return the heads' outputs and their weights (B, heads, L, S), step by step."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnkernels.autograd import Tensor
+from nnkernels.autograd.tensor import array_of
 from nnkernels.machine.arrays import full
 from nnkernels.nn import functional as F
 from nnkernels.nn import init
@@ -36,7 +36,7 @@ def weights(
 def states_of(layer: str, hx: Any, count: int, shape: tuple[int, ...], x: Any) -> list[Any]:
     """Return the initial states that came in, or zeros; each must have ``shape``."""
     if hx is None:
-        return [full(shape, 0, x.dtype, x.data if isinstance(x, Tensor) else x) for _ in range(count)]
+        return [full(shape, 0, x.dtype, array_of(x)) for _ in range(count)]
     if (not isinstance(hx, (tuple, list)) or len(hx) != 2) if count == 2 else isinstance(hx, (tuple, list)):
         wanted = "a pair (h_0, c_0)" if count == 2 else "one array or Tensor h_0"
         raise TypeError(f"{layer}: hx must be {wanted}, got {type(hx).__name__}")

@@ -17,11 +17,11 @@ import math
 from functools import cache
 from typing import Any, NamedTuple
 
-from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
-from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_instructions import load4
+from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, or_empty
+from nnkernels.machine.gpu_index import divide, grid_of, thread_number
 from nnkernels.machine.gpu_kernel import (
     THREADS,
+    WARP,
     Expected,
     Kernel,
     at,
@@ -32,7 +32,7 @@ from nnkernels.machine.gpu_kernel import (
     kernel,
     next_power_of_two,
 )
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, warp_sum
+from nnkernels.machine.gpu_reduce import ALL_LANES, warp_sum
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.attention.tiles import (
@@ -45,11 +45,10 @@ from nnkernels.ops.attention.tiles import (
     Sizes,
     clear,
     kept,
-    load_tile,
     matrix_of,
     others_of,
     place_of,
-    plus_dot,
+    products_of_tiles,
     put,
     score,
     store,
@@ -127,75 +126,12 @@ class Kernels(NamedTuple):
 
 @cache
 def kernels_for(itemsize: int) -> Kernels:
-    """Return kernels whose tiles fit into shared memory: ``depth`` features of rows at a time."""
-    depth = 32 if itemsize == 4 else 8
-    pitch = depth + 4
-    second = OWN * pitch  # where the second tile begins
-    tiles_size, scores_size = 2 * second, OWN * PITCH
-    few = tiles_size // FEATURES // 16 * 16  # rows of FEATURES numbers in the place of the two tiles
-
+    """Return kernels whose tiles fit into shared memory."""
+    tiles_size, multiply, accumulate = products_of_tiles(32 if itemsize == 4 else 8)
+    scores_size = OWN * PITCH
     # Threads of a block, and blocks that a multiprocessor must have registers for.
     bounds = (SIDE * OWN // 4, 2 if itemsize == 4 else 1)
     expected = Expected(registers=128, registers64=255)
-
-    @device_function
-    def multiply(
-        own: Array, n: int, first: int, rows: int, length: int, other: Array, o: int, others: int,
-        features: int, tiles: Array, s: Array,
-    ) -> None:  # fmt: skip
-        """Write the products of the thread's 4 own rows with its 4 others, SIDE apart, to s.
-
-        For others that do not exist it writes anything.
-        """
-        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
-        clear(s)
-        start = 0
-        while start < features:
-            cuda.syncthreads()
-            load_tile(own, n, first, rows, length, start, features, 0, (depth, pitch), tiles)
-            load_tile(
-                other, n, o, min(OTHERS, others - o), others, start, features, second, (depth, pitch), tiles
-            )
-            cuda.syncthreads()
-            e = 0
-            while e < min(depth, features - start):
-                i, step = second + x * pitch + e, SIDE * pitch
-                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + step))
-                b2, b3 = load4(tiles, at(i + 2 * step)), load4(tiles, at(i + 3 * step))
-                for r in range(4):
-                    a = load4(tiles, at((4 * y + r) * pitch + e))
-                    s[4 * r] = plus_dot(s[4 * r], a, b0)
-                    s[4 * r + 1] = plus_dot(s[4 * r + 1], a, b1)
-                    s[4 * r + 2] = plus_dot(s[4 * r + 2], a, b2)
-                    s[4 * r + 3] = plus_dot(s[4 * r + 3], a, b3)
-                e += 4
-            start += depth
-
-    @device_function
-    def accumulate(
-        p: Array, m: Array, n: int, o: int, others: int, start: int, features: int, tiles: Array, sums: Array
-    ) -> None:
-        """Add p times rows o ... of m to the sums of the thread's 4 own rows and 4 features."""
-        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
-        done, count = 0, min(OTHERS, others - o)
-        while done < count:
-            cuda.syncthreads()
-            here = min(few, (count - done + 3) // 4 * 4)  # zeros behind the last
-            load_tile(m, n, o + done, here, others, start, features, 0, (FEATURES, FEATURES), tiles)
-            cuda.syncthreads()
-            j = 0
-            while j < here:
-                i = j * FEATURES + 4 * x
-                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + FEATURES))
-                b2, b3 = load4(tiles, at(i + 2 * FEATURES)), load4(tiles, at(i + 3 * FEATURES))
-                for r in range(4):
-                    a = load4(p, at((4 * y + r) * PITCH + done + j))
-                    sums[4 * r] = plus_dot(sums[4 * r], a, (b0[0], b1[0], b2[0], b3[0]))
-                    sums[4 * r + 1] = plus_dot(sums[4 * r + 1], a, (b0[1], b1[1], b2[1], b3[1]))
-                    sums[4 * r + 2] = plus_dot(sums[4 * r + 2], a, (b0[2], b1[2], b2[2], b3[2]))
-                    sums[4 * r + 3] = plus_dot(sums[4 * r + 3], a, (b0[3], b1[3], b2[3], b3[3]))
-                j += 4
-            done += few
 
     @kernel(expected=expected, launch_bounds=bounds)
     def forward_kernel(
@@ -307,7 +243,7 @@ def kernels_for(itemsize: int) -> Kernels:
 @kernel
 def hide_kernel(mask: Array, bias: Array) -> None:
     """Write 0 where a mask is True, else -inf."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < bias.size:
         bias[at(i)] = bias.dtype.type(0) if mask[at(i)] else bias.dtype.type(-math.inf)
 
@@ -315,7 +251,7 @@ def hide_kernel(mask: Array, bias: Array) -> None:
 @kernel
 def repeat_kernel(x: Array, times: int, length: int, y: Array) -> None:
     """Write every run of ``length`` elements so many times."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < y.size:
         run = divide(i, length)
         y[at(i)] = x[at(divide(run, times) * length + i - run * length)]
@@ -327,10 +263,10 @@ def added(mask: GpuArray | None, lead: tuple[int, ...], like: GpuArray) -> tuple
     Of the leading axes, those along which a mask differs must be neighbours: others between are written out.
     """
     if mask is None:
-        return empty((0,), like.dtype, like.device), (1, 1, 0, 0, 0)
+        return or_empty(None, like), (1, 1, 0, 0, 0)
     if mask.dtype.kind == "b":
         bias = empty(mask.shape, like.dtype, like.device)
-        hide_kernel[blocks_for(mask.size), THREADS](mask, bias)
+        hide_kernel[grid_of(mask.size)](mask, bias)
         mask = bias
     rows, columns = mask.shape[-2] if mask.ndim > 1 else 1, mask.shape[-1]
     outer = [1] * (len(lead) - len(mask.shape[:-2])) + list(mask.shape[:-2])
@@ -339,7 +275,7 @@ def added(mask: GpuArray | None, lead: tuple[int, ...], like: GpuArray) -> tuple
         if outer[a] != lead[a]:
             repeated = empty((mask.size * lead[a],), mask.dtype, mask.device)
             length = math.prod(outer[a + 1 :]) * rows * columns
-            repeat_kernel[blocks_for(repeated.size), THREADS](mask, lead[a], length, repeated)
+            repeat_kernel[grid_of(repeated.size)](mask, lead[a], length, repeated)
             mask, outer[a] = repeated, lead[a]
     inner = math.prod(lead[differ[-1] + 1 :])
     return mask, (
@@ -373,8 +309,8 @@ def call_of(
     """Return what kernels want to know."""
     lead, (L, E), (S, F) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
     factor = q.dtype.type(1 / math.sqrt(E) if scale is None else scale)
-    keep = empty((0,), q.dtype, q.device) if keep is None else keep
-    return Call(math.prod(lead), *added(mask, lead, q), keep, (L, S, E, F, int(is_causal)), factor)
+    sizes = L, S, E, F, int(is_causal)
+    return Call(math.prod(lead), *added(mask, lead, q), or_empty(keep, q), sizes, factor)
 
 
 def attention_forward_cuda(*inputs: Any, **attributes: Any) -> tuple[GpuArray, GpuArray]:

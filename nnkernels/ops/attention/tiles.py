@@ -1,9 +1,10 @@
 """Tiles of attention on a GPU: who has which part, how it gets to shared memory, what a score is."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnkernels.machine.gpu_index import divide
+from nnkernels.machine.gpu_instructions import load4
 from nnkernels.machine.gpu_kernel import at, cuda, device_function
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
@@ -123,3 +124,80 @@ def others_of(first: int, rows: int, own_keys: int, sizes: Sizes) -> Any:
     if own_keys:
         return (divide(first, OTHERS) * OTHERS if causal else 0), L
     return 0, (min(S, first + rows) if causal else S)
+
+
+class Products(NamedTuple):
+    """Device functions that multiply tiles of rows."""
+
+    size: int  # of the shared memory that they bring rows to
+    multiply: Any  # multiply(own, ..., s): products of rows with rows
+    accumulate: Any  # accumulate(p, m, ..., sums): sums of rows
+
+
+def products_of_tiles(depth: int) -> Products:
+    """Return the functions that take ``depth`` features of rows at a time."""
+    pitch = depth + 4
+    second = OWN * pitch  # where the second tile begins
+    size = 2 * second
+    few = size // FEATURES // 16 * 16  # rows of FEATURES numbers in the place of the two tiles
+
+    @device_function
+    def multiply(
+        own: Array, n: int, first: int, rows: int, length: int, other: Array, o: int, others: int,
+        features: int, tiles: Array, s: Array,
+    ) -> None:  # fmt: skip
+        """Write the products of the thread's 4 own rows with its 4 others, SIDE apart, to s.
+
+        For others that do not exist it writes anything.
+        """
+        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        clear(s)
+        start = 0
+        while start < features:
+            cuda.syncthreads()
+            load_tile(own, n, first, rows, length, start, features, 0, (depth, pitch), tiles)
+            load_tile(
+                other, n, o, min(OTHERS, others - o), others, start, features, second, (depth, pitch), tiles
+            )
+            cuda.syncthreads()
+            e = 0
+            while e < min(depth, features - start):
+                i, step = second + x * pitch + e, SIDE * pitch
+                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + step))
+                b2, b3 = load4(tiles, at(i + 2 * step)), load4(tiles, at(i + 3 * step))
+                for r in range(4):
+                    a = load4(tiles, at((4 * y + r) * pitch + e))
+                    s[4 * r] = plus_dot(s[4 * r], a, b0)
+                    s[4 * r + 1] = plus_dot(s[4 * r + 1], a, b1)
+                    s[4 * r + 2] = plus_dot(s[4 * r + 2], a, b2)
+                    s[4 * r + 3] = plus_dot(s[4 * r + 3], a, b3)
+                e += 4
+            start += depth
+
+    @device_function
+    def accumulate(
+        p: Array, m: Array, n: int, o: int, others: int, start: int, features: int, tiles: Array, sums: Array
+    ) -> None:
+        """Add p times rows o ... of m to the sums of the thread's 4 own rows and 4 features."""
+        y, x = divide(cuda.threadIdx.x, SIDE), cuda.threadIdx.x % SIDE
+        done, count = 0, min(OTHERS, others - o)
+        while done < count:
+            cuda.syncthreads()
+            here = min(few, (count - done + 3) // 4 * 4)  # zeros behind the last
+            load_tile(m, n, o + done, here, others, start, features, 0, (FEATURES, FEATURES), tiles)
+            cuda.syncthreads()
+            j = 0
+            while j < here:
+                i = j * FEATURES + 4 * x
+                b0, b1 = load4(tiles, at(i)), load4(tiles, at(i + FEATURES))
+                b2, b3 = load4(tiles, at(i + 2 * FEATURES)), load4(tiles, at(i + 3 * FEATURES))
+                for r in range(4):
+                    a = load4(p, at((4 * y + r) * PITCH + done + j))
+                    sums[4 * r] = plus_dot(sums[4 * r], a, (b0[0], b1[0], b2[0], b3[0]))
+                    sums[4 * r + 1] = plus_dot(sums[4 * r + 1], a, (b0[1], b1[1], b2[1], b3[1]))
+                    sums[4 * r + 2] = plus_dot(sums[4 * r + 2], a, (b0[2], b1[2], b2[2], b3[2]))
+                    sums[4 * r + 3] = plus_dot(sums[4 * r + 3], a, (b0[3], b1[3], b2[3], b3[3]))
+                j += 4
+            done += few
+
+    return Products(size, multiply, accumulate)

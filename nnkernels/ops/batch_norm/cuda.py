@@ -15,10 +15,10 @@ from typing import Any
 
 from numba import int32
 
-from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
-from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, warp_sum
+from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, or_empty
+from nnkernels.machine.gpu_index import divide, grid_of, thread_number
+from nnkernels.machine.gpu_kernel import THREADS, WARP, at, blocks_for, cuda, device_function, kernel
+from nnkernels.machine.gpu_reduce import ALL_LANES, warp_sum
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.batch_norm.walk import (
@@ -202,11 +202,6 @@ def normalise_kernel(
     normalise(x, plan, value_or(mean, c, zero), scale, value_or(shift, c, zero), y)
 
 
-def or_empty(a: GpuArray | None, x: GpuArray) -> GpuArray:
-    """Return a, or an empty array where it is None."""
-    return empty((0,), x.dtype, x.device) if a is None else a
-
-
 def batch_norm_forward_cuda(
     x: GpuArray, w: GpuArray | None, b: GpuArray | None, *, eps: float = 1e-5
 ) -> Outputs:
@@ -350,7 +345,7 @@ def batch_norm_backward_cuda(
 @kernel
 def inverse_deviation_kernel(var: Array, eps: Any, rstd: Array) -> None:
     """Write 1 / sqrt(var + eps)."""
-    c = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    c = thread_number()
     if c < rstd.size:
         rstd[at(c)] = typed(1, eps) / math.sqrt(var[at(c)] + eps)
 
@@ -358,7 +353,7 @@ def inverse_deviation_kernel(var: Array, eps: Any, rstd: Array) -> None:
 def rstd_of(var: GpuArray, eps: float) -> GpuArray:
     """Return 1 / sqrt(var + eps)."""
     rstd = empty_like(var)
-    inverse_deviation_kernel[blocks_for(var.size, THREADS), THREADS](var, var.dtype.type(eps), rstd)
+    inverse_deviation_kernel[grid_of(var.size)](var, var.dtype.type(eps), rstd)
     return rstd
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_index import grid_of, thread_number
+from nnkernels.machine.gpu_kernel import at, kernel
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 
@@ -19,7 +20,7 @@ def move_running_kernel(
     mean: Array, rstd: Array, momentum: Any, eps: Any, unbiased: Any, running_mean: Array, running_var: Array
 ) -> None:
     """Move both statistics of one channel per thread."""
-    c = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    c = thread_number()
     if c < mean.size:
         i = at(c)
         variance = max(typed(1, eps) / (rstd[i] * rstd[i]) - eps, typed(0, eps))
@@ -33,7 +34,7 @@ def move_running(
     """Update running_mean and running_var (C) in place: mean and rstd (C) are those of n numbers each."""
     if isinstance(mean, GpuArray):
         number = mean.dtype.type
-        move_running_kernel[blocks_for(mean.size), THREADS](
+        move_running_kernel[grid_of(mean.size)](
             mean, rstd, number(momentum), number(eps), number(n / (n - 1)), running_mean, running_var
         )
         return

@@ -22,9 +22,10 @@ from nnkernels.ops.conv2d.cuda_geometry import (
     with_zeros_around,
 )
 from nnkernels.ops.conv2d.cuda_implicit import implicit
-from nnkernels.ops.conv2d.cuda_weights import channel_sums, weight_sums
+from nnkernels.ops.conv2d.cuda_weights import weight_sums
 from nnkernels.ops.conv2d.shapes import out_length
 from nnkernels.ops.op import Body
+from nnkernels.ops.reduce.cuda import sum_cuda
 
 Grads = tuple[GpuArray | None, GpuArray | None, GpuArray | None]
 Inputs = tuple[GpuArray, GpuArray, GpuArray | None]
@@ -69,6 +70,12 @@ def weight_gradient(dy: GpuArray, x: GpuArray, shape: tuple[int, ...], how: How)
     """Return dw of w's shape (K, C / groups, T, R, S)."""
     x, g = with_zeros_around(x, forward_pass(x.shape, shape, triple(dy.shape[2:]), how))
     return weight_sums(dy, x, g, shape)
+
+
+def bias_gradient(dy: GpuArray) -> GpuArray:
+    """Return db (K), the sum of dy (N, K, ...) over all but the channels. Bound: dy is read once."""
+    db: GpuArray = sum_cuda.forward(dy, dim=(0, *range(2, dy.ndim)))[0]
+    return db
 
 
 # --- bodies for any number of axes ---
@@ -116,7 +123,7 @@ def make_convolution() -> Body:
             dx = input_gradient(dy, triple(wide_x.shape[2:]), wide_w, None, how).reshape(x.shape)
         if needs[1]:
             dw = weight_gradient(dy, wide_x, wide_w.shape, how).reshape(w.shape)
-        return dx, dw, channel_sums(dy) if needs[2] else None
+        return dx, dw, bias_gradient(dy) if needs[2] else None
 
     return Body(forward, backward)
 
@@ -145,7 +152,7 @@ def make_transposed_cuda(sizes_of: Callable[..., tuple[int, ...]]) -> Body:
             dx = correlate_to(dy, wide_w, None, how, False, triple(wide_x.shape[2:])).reshape(x.shape)
         if needs[1]:
             dw = weight_gradient(wide_x, dy, wide_w.shape, how).reshape(w.shape)
-        return dx, dw, channel_sums(dy) if needs[2] else None
+        return dx, dw, bias_gradient(dy) if needs[2] else None
 
     return Body(forward, backward)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from numba import int32
 
-from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_array import GpuArray, or_empty
 from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_kernel import Expected, Kernel, at, ceil_div, cuda, kernel
+from nnkernels.machine.gpu_kernel import Expected, Kernel, at, ceil_div, cuda, kernel, threads_for
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, row_of_table
 
@@ -86,7 +86,6 @@ for_many, for_one = make_direct(MANY), make_direct(1)
 def direct(source: GpuArray, w: GpuArray, b: GpuArray | None, relu: bool, g: Pass, result: GpuArray) -> None:
     """Compute a pass, one thread per pixel."""
     kernel, filters_each = (for_one, 1) if g.filters == 1 else (for_many, MANY)
-    threads = min(MOST_THREADS, 32 * ceil_div(g.pixels, 32))
+    threads = threads_for(g.pixels, MOST_THREADS)
     blocks = ceil_div(g.pixels, threads) * g.phases * g.groups * ceil_div(g.filters, filters_each)
-    bias = empty((0,), result.dtype, result.device) if b is None else b
-    kernel[blocks, threads](source, w, bias, int(relu), tuple(g), result)
+    kernel[blocks, threads](source, w, or_empty(b, result), int(relu), tuple(g), result)

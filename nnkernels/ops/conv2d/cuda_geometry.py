@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 from numba import int32
 
-from nnkernels.machine.gpu_array import GpuArray, empty
+from nnkernels.machine.gpu_array import GpuArray
 from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, device_function, kernel
-from nnkernels.machine.memory import Array
+from nnkernels.machine.gpu_kernel import ceil_div, device_function
+from nnkernels.ops.assemble_cuda import padded
 
 Triple = tuple[int, int, int]
 How = tuple[Triple, Triple, Triple, int]  # stride, padding, dilation, groups
@@ -64,12 +64,12 @@ class Pass(NamedTuple):
     @property
     def pixels(self) -> int:
         """The most places of the result that a phase has."""
-        return self.images * math.prod(-(-n // u) for n, u in zip(self.out, self.up))
+        return self.images * math.prod(ceil_div(n, u) for n, u in zip(self.out, self.up))
 
     @property
     def depth(self) -> int:
         """The most terms that a sum has."""
-        return self.channels * math.prod(-(-t // e) for t, e in zip(self.taps, self.every))
+        return self.channels * math.prod(ceil_div(t, e) for t, e in zip(self.taps, self.every))
 
 
 def forward_pass(x: tuple[int, ...], w: tuple[int, ...], out: Triple, how: How) -> Pass:
@@ -204,33 +204,17 @@ def with_zeros_around(source: GpuArray, g: Pass) -> tuple[GpuArray, Pass]:
     """Return the source and the pass as they are or, for a filter with too many taps, with zeros around."""
     if g.masked:
         return source, g
-    before, behind = [], []
+    sides = []
     for n, size, taps, up, down, step, d, p in zip(
         g.out, g.source, g.taps, g.up, g.down, g.step, g.dilation, g.padding
     ):
         reach = d * (taps - 1)
         low, high = (-p, (n - 1) * down + reach - p) if step > 0 else ((p - reach) // up, (n - 1 + p) // up)
-        before.append(max(0, -low))
-        behind.append(max(0, high - size + 1))
-    sizes = triple([b + n + e for b, n, e in zip(before, g.source, behind)])
-    wider = empty((*source.shape[:2], *sizes), source.dtype, source.device)
-    pad_kernel[blocks_for(wider.size), THREADS](source, g.source, triple(before), sizes, wider)
+        sides.append((max(0, -low), max(0, high - size + 1)))
+    wider = padded(source, ((0, 0), (0, 0), *sides), 0.0)
     # In the wider source, all places are ``before`` further on.
-    padding = [p - b if step > 0 else p + b * up for p, b, step, up in zip(g.padding, before, g.step, g.up)]
-    return wider, g._replace(source=sizes, padding=triple(padding))
-
-
-@kernel
-def pad_kernel(x: Array, sizes: Any, before: Any, wider: Any, y: Array) -> None:
-    """y[c, i] = x[c, i - before] where there is such a place, else 0; c counts images and channels."""
-    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-    if i < y.size:
-        row = divide(i, wider[2])
-        plane = divide(row, wider[1])
-        c = divide(plane, wider[0])
-        t = plane - c * wider[0] - before[0]
-        r = row - plane * wider[1] - before[1]
-        s = i - row * wider[2] - before[2]
-        inside = 0 <= t < sizes[0] and 0 <= r < sizes[1] and 0 <= s < sizes[2]
-        source = ((c * sizes[0] + t) * sizes[1] + r) * sizes[2] + s
-        y[at(i)] = x[at(source)] if inside else y.dtype.type(0)
+    padding = [
+        p - before if step > 0 else p + before * up
+        for p, (before, _), step, up in zip(g.padding, sides, g.step, g.up)
+    ]
+    return wider, g._replace(source=triple(wider.shape[2:]), padding=triple(padding))

@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32
 
-from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.machine.gpu_index import divide
+from nnkernels.machine.gpu_array import GpuArray, empty, or_empty
+from nnkernels.machine.gpu_index import divide, grid_of, thread_number
 from nnkernels.machine.gpu_instructions import load4, store4
 from nnkernels.machine.gpu_kernel import (
     MOST_ELEMENTS,
-    THREADS,
+    MULTIPROCESSORS,
     Expected,
     Kernel,
     at,
-    blocks_for,
     ceil_div,
     cuda,
     kernel,
 )
+from nnkernels.machine.gpu_reduce import sum_of_parts
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.cuda_geometry import (
     NEVER,
@@ -201,18 +201,15 @@ KERNELS = {
 @kernel
 def combine_kernel(parts: Array, splits: int, b: Array, relu: int, plane: int, result: Array) -> None:
     """result[n, m, i] = b[m] + sum over splits of parts[split, n, m, i], in their order, or max(., 0)."""
-    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    i = thread_number()
     if i < result.size:
-        s = parts[at(i)]
-        for split in range(1, splits):
-            s += parts[at(split * result.size + i)]
+        s = sum_of_parts(parts, i, splits, result.size)
         if b.size > 0:
             s += b[at(divide(i, plane) % b.size)]
         zero = result.dtype.type(0)
         result[at(i)] = zero if relu and s < zero else s
 
 
-MULTIPROCESSORS = 132  # of the GPU that the choice below is made for
 SPEEDS = {TALL: 1.0, MIDDLE: 0.95, SMALL: 0.55}  # a multiply-add of a tile, relative to the largest's
 ALONE = 1.3  # how much longer a block takes that has a multiprocessor for itself, and waits for memory
 BEFORE = 24  # terms' time that a block takes before its first
@@ -258,12 +255,12 @@ def implicit(
     table = empty((g.phases * deep * 2,), np.int32, device)
     arrange_kernel[both * (deep // SIDE) * (width // SIDE), (SIDE, 8)](w, numbers, deep, width, packed, table)
     blocks = ceil_div(g.pixels, tile.columns) * both * splits * (width // tile.rows)
-    none = empty((0,), result.dtype, device)
-    bias, sizes, run = none if b is None else b, (deep, width, splits, share), KERNELS[tile]
+    none = or_empty(None, result)
+    bias, sizes, run = or_empty(b, result), (deep, width, splits, share), KERNELS[tile]
     if splits == 1:
         run[blocks, tile.threads](source, packed, table, bias, int(relu), numbers, sizes, result)
         return
     parts = empty((splits, *result.shape), result.dtype, device)
     run[blocks, tile.threads](source, packed, table, none, 0, numbers, sizes, parts)
     plane = math.prod(g.out)
-    combine_kernel[blocks_for(result.size), THREADS](parts, splits, bias, int(relu), plane, result)
+    combine_kernel[grid_of(result.size)](parts, splits, bias, int(relu), plane, result)

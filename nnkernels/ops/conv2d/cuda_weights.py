@@ -1,4 +1,4 @@
-"""dw and db on a GPU.
+"""dw on a GPU.
 
     dw[m, d] = sum over pixels i of dy[m, i] x[i + table[d]]
 
@@ -16,12 +16,21 @@ import numpy as np
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, zeros
-from nnkernels.machine.gpu_index import divide
-from nnkernels.machine.gpu_kernel import THREADS, Expected, Kernel, at, blocks_for, ceil_div, cuda, kernel
-from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
+from nnkernels.machine.gpu_index import divide, grid_of, thread_number
+from nnkernels.machine.gpu_kernel import (
+    MULTIPROCESSORS,
+    THREADS,
+    Expected,
+    Kernel,
+    at,
+    ceil_div,
+    cuda,
+    kernel,
+)
+from nnkernels.machine.gpu_reduce import sum_of_parts
 from nnkernels.machine.memory import Array
 from nnkernels.ops.conv2d.cuda_geometry import Pass, phase_of, pixel_of, row_of_table
-from nnkernels.ops.conv2d.cuda_implicit import BLOCKS, MIDDLE, MULTIPROCESSORS, TALL
+from nnkernels.ops.conv2d.cuda_implicit import BLOCKS, MIDDLE, TALL
 from nnkernels.ops.matmul.tiles import ALIGNMENT, SMALL, Tile, tile_functions
 
 ROWS = 9  # of the table, for a block of the kernel that sums
@@ -37,7 +46,7 @@ FEWEST = 1024  # pixels that are worth a share of their own
 @kernel
 def pixels_kernel(g: Any, pixels: Array) -> None:
     """pixels[i] = (address in x of pixel i, in the first image and group; bits of its taps inside)."""
-    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    i = thread_number()
     if 2 * i < pixels.size:
         base, bits, _, _ = pixel_of(i, 0, phase_of(0, g), g)
         pixels[at(2 * i)] = base
@@ -189,33 +198,15 @@ KERNELS = {
     SMALL: make_product(SMALL, Expected(registers=128, opcodes=("LDS.128",))),
 }
 
-# --- the second pass, and db ---
+# --- the second pass ---
 
 
 @kernel
 def add_parts_kernel(parts: int, sums: Array, total: Array) -> None:
     """total[i] = sum over parts of sums[part, i], in their order."""
-    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    i = thread_number()
     if i < total.size:
-        s = sums[at(i)]
-        for part in range(1, parts):
-            s += sums[at(part * total.size + i)]
-        total[at(i)] = s
-
-
-@kernel
-def sum_channels_kernel(dy: Array, channels: int, plane: int, images: int, share: int, db: Array) -> None:
-    """db[part, k] = sum over the part's pixels of dy[., k, .], a block for each part and k."""
-    scratch = cuda.shared.array(WARPS_MOST, dy.dtype)
-    part = divide(cuda.blockIdx.x, channels)
-    k = cuda.blockIdx.x - part * channels
-    s = dy.dtype.type(0)
-    for i in range(part * share + cuda.threadIdx.x, min((part + 1) * share, images * plane), cuda.blockDim.x):
-        n = divide(i, plane)
-        s += dy[at((n * channels + k) * plane + i - n * plane)]
-    s = block_sum(s, scratch)
-    if cuda.threadIdx.x == 0:
-        db[at(cuda.blockIdx.x)] = s
+        total[at(i)] = sum_of_parts(sums, i, parts, total.size)
 
 
 def added(sums: GpuArray, shape: tuple[int, ...]) -> GpuArray:
@@ -223,7 +214,7 @@ def added(sums: GpuArray, shape: tuple[int, ...]) -> GpuArray:
     if len(sums) == 1:
         return sums.reshape(shape)
     total = empty(shape, sums.dtype, sums.device)
-    add_parts_kernel[blocks_for(total.size, 128), 128](len(sums), sums, total)
+    add_parts_kernel[grid_of(total.size)](len(sums), sums, total)
     return total
 
 
@@ -255,7 +246,7 @@ def weight_sums(dy: GpuArray, x: GpuArray, g: Pass, shape: tuple[int, ...]) -> G
     size, weights = g.groups * g.filters * g.depth, g.depth
     plane, numbers = g.pixels // g.images, tuple(g)
     pixels = empty((2 * plane,), np.int32, dy.device)
-    pixels_kernel[blocks_for(plane, 128), min(128, 32 * ceil_div(plane, 32))](numbers, pixels)
+    pixels_kernel[grid_of(plane)](numbers, pixels)
     if few_filters(g):
         blocks = g.groups * g.filters * ceil_div(weights, ROWS)
         threads = THREADS if g.pixels >= FEWEST else 32
@@ -269,13 +260,3 @@ def weight_sums(dy: GpuArray, x: GpuArray, g: Pass, shape: tuple[int, ...]) -> G
         sums = empty((parts, size), dy.dtype, dy.device)
         KERNELS[tile][blocks * parts, tile.threads](dy, x, pixels, share, numbers, sums)
     return added(sums, shape)
-
-
-def channel_sums(dy: GpuArray) -> GpuArray:
-    """Return db (K), the sum of dy (N, K, ...) over all but the channels."""
-    N, K, plane = dy.shape[0], dy.shape[1], int(np.prod(dy.shape[2:]))
-    share, parts = shares(N * plane, K, 8 * MULTIPROCESSORS, 1) if N * plane else (1, 1)
-    sums = empty((parts, K), dy.dtype, dy.device)
-    threads = THREADS if N * plane >= FEWEST else 32
-    sum_channels_kernel[K * parts, threads](dy, K, plane, N, share, sums)
-    return added(sums, (K,))

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
-from nnkernels.machine.gpu_kernel import at, cuda, device_function, kernel
+from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, or_empty
+from nnkernels.machine.gpu_kernel import MOST_THREADS, at, cuda, device_function, kernel
+from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.integers_cuda import as_int64
 from nnkernels.ops.losses.labels import IGNORE
 from nnkernels.ops.losses.labels_cuda import label_weight, sum_of_weights, weighted_mean
 from nnkernels.ops.op import Body
-from nnkernels.ops.reduce.tiling import MOST_THREADS, max_over_lanes, sum_over_lanes, thread_place, tiling
+from nnkernels.ops.reduce.tiling import sum_over_lanes, thread_place, tiling
 from nnkernels.ops.reduce.total import total
-from nnkernels.ops.softmax_cuda import AT_ONCE, AT_ONCE_IF_LONG, MINUS_INFINITY, fits, top_and_sum
+from nnkernels.ops.softmax_cuda import AT_ONCE, AT_ONCE_IF_LONG, fits, shifted_and_sum, top_and_sum
 
 MOST = 512  # threads of a block, which leaves them 128 registers each: float64 needs more than 64
 Grads = tuple[GpuArray | None, ...]
@@ -40,6 +41,12 @@ def target(i: int, k: int, n: int, label: int, t: Array, w: Array, part: Any) ->
         of_class = t[at(i * n + k)]
     q = (one - part * w.dtype.type(n)) * of_class + part
     return q * w[at(k)] if w.size > 0 else q
+
+
+@device_function
+def cost(q: Any, minus_log_p: Any) -> Any:
+    """Return -q ln p: nothing where q is 0, even for a class that a logit of -inf rules out."""
+    return q * minus_log_p if q != typed(0, q) else q
 
 
 @device_function
@@ -68,18 +75,7 @@ def forward_kernel(
     i, lane, _ = thread_place(0, lane_bits, 1)
     here = i < rows
     i = i if here else 0
-    m = x.dtype.type(MINUS_INFINITY)
-    for j in range(AT_ONCE):
-        k = lane + (j << lane_bits)
-        value = x[at(i * n + min(k, n - 1))]
-        values[j] = value if k < n else x.dtype.type(MINUS_INFINITY)
-        m = max(m, values[j])
-    m = max_over_lanes(m, scratch, 0, lane_bits)
-    s = x.dtype.type(0)
-    for j in range(AT_ONCE):
-        values[j] -= m
-        s += math.exp(values[j])
-    s = sum_over_lanes(s, scratch, 0, lane_bits)
+    s = shifted_and_sum(x, i * n, n, 1, lane, scratch, 0, lane_bits, values)
     scale, log_s = x.dtype.type(1) / s, math.log(s)
     label = label_of(i, labels)
     lost = x.dtype.type(0)
@@ -87,9 +83,7 @@ def forward_kernel(
         k = lane + (j << lane_bits)
         if here and k < n:
             p[at(i * n + k)] = math.exp(values[j]) * scale
-            q = target(i, k, n, label, t, w, part)
-            if q != x.dtype.type(0):  # a class ruled out by a logit of -inf costs nothing where q is 0
-                lost += q * (log_s - values[j])
+            lost += cost(target(i, k, n, label, t, w, part), log_s - values[j])
     lost = sum_over_lanes(lost, scratch, 0, lane_bits)
     if here and lane == 0:
         write_loss(i, n, lost, labels, w, ignore, loss, of_row)
@@ -117,9 +111,7 @@ def long_forward_kernel(
         for j in range(AT_ONCE_IF_LONG):
             if k < n:
                 p[at(i * n + k)] = math.exp(values[j]) * scale
-                q = target(i, k, n, label, t, w, part)
-                if q != x.dtype.type(0):
-                    lost += q * (log_s - values[j])
+                lost += cost(target(i, k, n, label, t, w, part), log_s - values[j])
             k += 1 << lane_bits
     lost = sum_over_lanes(lost, scratch, 0, lane_bits)
     if here and lane == 0:
@@ -169,11 +161,9 @@ def kernel_targets(
     targets: GpuArray, weight: GpuArray | None, classes: int, label_smoothing: float, like: GpuArray
 ) -> tuple[GpuArray, GpuArray, GpuArray, Any]:
     """Return labels and probabilities (one of them empty), weights (empty if left out), e / classes."""
-    nothing = empty((0,), like.dtype, like.device)
-    part = like.dtype.type(label_smoothing / classes)
-    w = nothing if weight is None else weight
+    part, w = like.dtype.type(label_smoothing / classes), or_empty(weight, like)
     if targets.ndim == 1:
-        return as_int64(targets), nothing, w, part
+        return as_int64(targets), or_empty(None, like), w, part
     return empty((0,), np.int64, like.device), targets, w, part
 
 
@@ -209,7 +199,7 @@ def backward(
     labels, t, w, part = kernel_targets(
         inputs[1], inputs[2] if len(inputs) == 3 else None, n, label_smoothing, p
     )
-    factor, divisor = 1.0, empty((0,), p.dtype, p.device)
+    factor, divisor = 1.0, or_empty(None, p)
     if reduction == "mean" and labels.size > 0:
         divisor = sum_of_weights(labels, n, w, ignore_index)
     elif reduction == "mean":

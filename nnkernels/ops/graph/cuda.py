@@ -11,12 +11,12 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, zeros
 from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
-from nnkernels.machine.gpu_kernel import THREADS, at, ceil_div, cuda, kernel
+from nnkernels.machine.gpu_kernel import MOST_THREADS, THREADS, at, ceil_div, cuda, kernel
 from nnkernels.machine.memory import Array
 from nnkernels.ops.graph.sorting import sorted_by
 from nnkernels.ops.integers_cuda import as_int64
 from nnkernels.ops.reduce.cuda import comes_before, larger_over_lanes
-from nnkernels.ops.reduce.tiling import MOST_THREADS, sum_over_lanes, thread_place, tiling
+from nnkernels.ops.reduce.tiling import sum_over_lanes, thread_place, tiling
 
 AT_ONCE = 4  # rows that a thread reads without waiting
 NO_ROW = -1

@@ -15,15 +15,16 @@ import numpy as np
 from nnkernels.machine.gpu_array import GpuArray, empty, zeros
 from nnkernels.machine.gpu_index import grid_of, thread_number
 from nnkernels.machine.gpu_kernel import (
-    THREADS,
+    WARP,
     at,
     blocks_for,
     ceil_div,
     cuda,
     device_function,
     kernel,
+    threads_for,
 )
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, WARPS_MOST
+from nnkernels.machine.gpu_reduce import ALL_LANES, WARPS_MOST
 from nnkernels.machine.memory import Array
 
 CHUNK = 1024  # elements, and threads, of a block
@@ -135,7 +136,7 @@ def bounds_kernel(index: Array, order: Array, n: int, indptr: Array) -> None:
 def replace_by_running_sums(table: GpuArray) -> None:
     """Replace each number of an int32 array by the sum of all before it."""
     blocks = blocks_for(table.size, SHARE)
-    threads = max(WARP, min(THREADS, WARP * ceil_div(table.size, WARP)))
+    threads = threads_for(table.size)
     sums = empty((blocks if blocks > 1 else 0,), np.int32, table.device)
     if blocks > 1:
         share_sums_kernel[blocks, threads](table, SHARE, sums)
@@ -159,7 +160,7 @@ def sorted_by(index: GpuArray, n: int) -> tuple[GpuArray, GpuArray]:
     """
     order: Any = empty((0,), np.int32, index.device)
     chunks = blocks_for(index.size, CHUNK)
-    threads = min(CHUNK, WARP * ceil_div(index.size, WARP))
+    threads = threads_for(index.size, CHUNK)
     count, bits = digits(n, chunks)
     for digit in range(count if index.size else 0):
         size = min(n + 1, 1 << bits)

@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, kernel
+from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, kernel, threads_for
 from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
-from nnkernels.ops.reduce.total import AT_ONCE, SHARE, threads_for, total
+from nnkernels.ops.reduce.total import AT_ONCE, SHARE, total
 
 NAN = math.nan
 

@@ -1,5 +1,6 @@
 """matmul on a GPU, by ``gemm_cuda`` (see there): one call for the result and one for each gradient."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -67,7 +68,7 @@ def multiply(
 
 def as_rows(x: GpuArray) -> GpuArray:
     """Return x (..., K) as a matrix (N, K)."""
-    return x.reshape(int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def matmul_forward_cuda(a: GpuArray, b: GpuArray) -> tuple[GpuArray]:

@@ -22,9 +22,8 @@ from nnkernels.machine.memory import Array
 ALIGNMENT = 16  # bytes, of shared arrays
 SIDE = 16  # of the blocks of threads of rungs 1 to 6, and of the tile of rung 3
 TILE, DEPTH = 64, 16  # of a block's part of y from rung 4 on, and k's of a step
-ROW = (
-    TILE + 4
-)  # from k to k in shared memory; 4 more, so that elements below each other lie in different banks
+# From k to k in shared memory; 4 more, so that elements below each other lie in different banks.
+ROW = TILE + 4
 SIZE = DEPTH * ROW
 TWICE = 2 * SIZE
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from nnkernels.machine.gpu_kernel import device_function
+from numba import int32
+
+from nnkernels.machine.gpu_kernel import ceil_div, cuda, device_function
 from nnkernels.machine.jit import typed
 
 # Flags of a product; one number, since launches cost more with each argument.
@@ -22,6 +24,19 @@ def offsets(number: int, axes: Axes) -> Any:
         in_a += place * axes[i + 1]
         in_b += place * axes[i + 2]
     return in_a, in_b
+
+
+@device_function
+def work_of_block(M: int, N: int, rows: int, columns: int, splits: int) -> Any:
+    """Return the first column and row of the block's tile of y, its part of y, its split and its entry.
+
+    Parts count entries of the batch first, then splits: by each of these, each entry is written.
+    """
+    across, down = ceil_div(N, columns), ceil_div(M, rows)
+    block, batch = cuda.blockIdx.x, cuda.gridDim.x // (across * down * splits)
+    part = block // (across * down)
+    j0, i0 = int32(block % across * columns), int32(block // across % down * rows)
+    return j0, i0, part, part // batch, part % batch
 
 
 def finished(s: Any, bias: Any, flags: int) -> Any:

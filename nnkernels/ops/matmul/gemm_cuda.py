@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, is_aligned
+from nnkernels.machine.gpu_index import grid_of, thread_number
 from nnkernels.machine.gpu_kernel import (
-    THREADS,
+    MULTIPROCESSORS,
     Expected,
     at,
     blocks_for,
@@ -25,6 +26,7 @@ from nnkernels.machine.gpu_kernel import (
     device_function,
     kernel,
 )
+from nnkernels.machine.gpu_reduce import sum_of_parts
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.matmul.form import (
@@ -39,6 +41,7 @@ from nnkernels.ops.matmul.form import (
     Axes,
     finished,
     offsets,
+    work_of_block,
 )
 from nnkernels.ops.matmul.gemm_tf32 import TF32_THREADS, tf32_kernel
 from nnkernels.ops.matmul.precision import get_matmul_precision
@@ -52,7 +55,6 @@ from nnkernels.ops.matmul.tiles import (
     tile_functions,
 )
 
-MULTIPROCESSORS = 132  # of an H100
 TINY, TINY_DEPTH = 4096, 64  # multiply-adds of a matrix, and of an element, that need no tiles
 TINY_THREADS = 64
 
@@ -88,11 +90,7 @@ def make_product_kernel(tile: Tile, expected: Expected) -> Any:
         a_held, b_held = cuda.local.array(a_held_size, y.dtype), cuda.local.array(b_held_size, y.dtype)
         sums = cuda.local.array(sums_size, y.dtype)
 
-        across, down = ceil_div(N, columns), ceil_div(M, rows)
-        block, batch = cuda.blockIdx.x, cuda.gridDim.x // (across * down * splits)
-        j0, i0 = int32(block % across * columns), int32(block // across % down * rows)
-        part = block // (across * down)  # of y: by each of the splits, each entry of the batch
-        split, n = part // batch, part % batch
+        j0, i0, part, split, n = work_of_block(M, N, rows, columns, splits)
         a_start, b_start = offsets(n, outer)
 
         clear(sums)
@@ -132,7 +130,7 @@ def tiny_kernel(a: Array, b: Array, bias: Array, form: Axes, outer: Axes, summed
     M, N, K, flags, repeats = form
     a_row, a_column = (int32(1), M) if flags & TRANSPOSED_A else (K, int32(1))
     b_row, b_column = (int32(1), K) if flags & TRANSPOSED_B else (N, int32(1))
-    place = cuda.grid(1)
+    place = thread_number()
     if place < y.size:
         n, i, j = place // (M * N), place // N % M, place % N
         a_start, b_start = offsets(n, outer)
@@ -148,11 +146,9 @@ def tiny_kernel(a: Array, b: Array, bias: Array, form: Axes, outer: Axes, summed
 @kernel
 def combine_kernel(parts: Array, splits: int, N: int, flags: int, bias: Array, y: Array) -> None:
     """Add the partial sums of each element. Bound: reading them."""
-    i = cuda.grid(1)
+    i = thread_number()
     if i < y.size:
-        s = parts[at(i)]
-        for split in range(1, splits):
-            s += parts[at(split * y.size + i)]
+        s = sum_of_parts(parts, i, splits, y.size)
         y[at(i)] = finished(s, bias[at(i % N)] if flags & BIAS else typed(0, s), flags)
 
 
@@ -229,7 +225,7 @@ def gemm_cuda(
     parts = empty((splits, y.size), y.dtype, y.device)
     form = (M, N, K, flags & ~ending, splits, share, steps)
     run[blocks, threads](a, b, bias, form, outer, summed, parts)
-    combine_kernel[blocks_for(y.size), THREADS](parts, splits, N, ending, bias, y)
+    combine_kernel[grid_of(y.size)](parts, splits, N, ending, bias, y)
 
 
 def count(axes: Axes) -> int:

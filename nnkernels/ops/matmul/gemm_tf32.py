@@ -27,7 +27,7 @@ from nnkernels.machine.gpu_instructions import (
 )
 from nnkernels.machine.gpu_kernel import Expected, at, ceil_div, cuda, device_function, kernel
 from nnkernels.machine.memory import Array
-from nnkernels.ops.matmul.form import BIAS, Axes, finished, offsets
+from nnkernels.ops.matmul.form import BIAS, Axes, finished, offsets, work_of_block
 from nnkernels.ops.matmul.tiles import ALIGNMENT
 
 SIDE, DEPTH = 128, 16  # of a block's tile; of a step
@@ -135,11 +135,7 @@ def tf32_kernel(turned_a: bool, turned_b: bool) -> Any:
         for i in range(HALF_SUMS, SUMS):
             sums[i] = y.dtype.type(0)
 
-        across, down = ceil_div(N, SIDE), ceil_div(M, SIDE)
-        block, batch = cuda.blockIdx.x, cuda.gridDim.x // (across * down * splits)
-        j0, i0 = int32(block % across * SIDE), int32(block // across % down * SIDE)
-        part = block // (across * down)  # of y: by each of the splits, each entry of the batch
-        split, n = part // batch, part % batch
+        j0, i0, part, split, n = work_of_block(M, N, SIDE, SIDE, splits)
         a_start, b_start = offsets(n, outer)
         warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
         row, column = warp // 2 * QUARTER, warp % 2 * QUARTER

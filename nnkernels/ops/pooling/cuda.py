@@ -19,10 +19,16 @@ from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
 from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
-from nnkernels.machine.gpu_kernel import Kernel, at, blocks_for, ceil_div, cuda, kernel
-from nnkernels.machine.gpu_reduce import WARP
+from nnkernels.machine.gpu_kernel import WARP, Kernel, at, blocks_for, ceil_div, cuda, device_function, kernel
 from nnkernels.machine.memory import Array
-from nnkernels.ops.pooling.cuda_adaptive import PLANES, avg_windows, max_windows, pixel_of_thread
+from nnkernels.ops.pooling.cuda_adaptive import (
+    PLANES,
+    avg_windows,
+    clear,
+    max_windows,
+    pixel_of_thread,
+    store,
+)
 from nnkernels.ops.pooling.shapes import Geometry, Size, geometry, out_shape
 from nnkernels.ops.pooling.tuned import beats
 
@@ -39,6 +45,14 @@ def extent(start: int, kernel: int, size: int, outside: int) -> Any:
     return int32(min(int32(start + kernel), int32(size + outside)) - max(start, int32(-outside)))
 
 
+@device_function
+def corner_of(i: int, by_p: Divisor, by_q: Divisor, g: Geometry) -> Any:
+    """Return the plane of window i, and where the window begins there, maybe outside."""
+    line = quotient(i, by_q)
+    plane = quotient(line, by_p)
+    return plane, int32((line - plane * by_p[0]) * g[2] - g[4]), int32((i - line * by_q[0]) * g[3] - g[5])
+
+
 def make_max_forward(rows: int, columns: int) -> Kernel:
     """Return the kernel for windows of rows x columns; 0 x 0: of any size."""
 
@@ -50,10 +64,7 @@ def make_max_forward(rows: int, columns: int) -> Kernel:
         if i < y.size:
             R = rows if rows > 0 else g[0]
             S = columns if rows > 0 else g[1]
-            line = quotient(i, by_q)
-            plane = quotient(line, by_p)
-            top = int32((line - plane * by_p[0]) * g[2] - g[4])
-            left = int32((i - line * by_q[0]) * g[3] - g[5])
+            plane, top, left = corner_of(i, by_p, by_q, g)
             best, place = x.dtype.type(-math.inf), int32(-1)
             for r in range(R):
                 h = int32(top + r * g[6])
@@ -83,10 +94,7 @@ def make_avg_forward(rows: int, columns: int) -> Kernel:
         if i < y.size:
             R = rows if rows > 0 else g[0]
             S = columns if rows > 0 else g[1]
-            line = quotient(i, by_q)
-            plane = quotient(line, by_p)
-            top = int32((line - plane * by_p[0]) * g[2] - g[4])
-            left = int32((i - line * by_q[0]) * g[3] - g[5])
+            plane, top, left = corner_of(i, by_p, by_q, g)
             total = x.dtype.type(0)
             for r in range(R):
                 h = int32(top + r)
@@ -119,8 +127,7 @@ def make_max_backward(most: int) -> Kernel:
             # The last windows that begin at or before the pixel; -1 and below: none
             p_last, q_last = quotient(h + padding[0], by_sh), quotient(w + padding[1], by_sw)
             total = cuda.local.array(PLANES, dy.dtype)
-            for k in range(PLANES):
-                total[k] = dy.dtype.type(0)
+            clear(total)
             for a in range(down):
                 p = int32(p_last - down + 1 + a)
                 for b in range(along):
@@ -131,9 +138,7 @@ def make_max_backward(most: int) -> Kernel:
                         j = window + min(k, last) * size
                         v, place = dy[at(j)], argmax[at(j)]
                         total[k] += v if exists & (place == pixel) else dy.dtype.type(0)
-            for k in range(PLANES):
-                if k <= last:
-                    dx[at((first + k) * by_h[0] * by_w[0] + pixel)] = total[k]
+            store(total, last, dx, first * by_h[0] * by_w[0] + pixel, by_h[0] * by_w[0])
 
     return max_backward_kernel
 
@@ -154,8 +159,7 @@ def make_avg_backward(most: int) -> Kernel:
             H, W, size = by_h[0], by_w[0], int32(P * Q)
             p_last, q_last = quotient(h + g[4], by_sh), quotient(w + g[5], by_sw)
             total = cuda.local.array(PLANES, dy.dtype)
-            for k in range(PLANES):
-                total[k] = dy.dtype.type(0)
+            clear(total)
             for a in range(down):
                 p = int32(p_last - down + 1 + a)
                 top = int32(p * g[2] - g[4])
@@ -171,9 +175,7 @@ def make_avg_backward(most: int) -> Kernel:
                     for k in range(PLANES):
                         v = dy[at(window + min(k, last) * size)]
                         total[k] += v * share if exists & holds else dy.dtype.type(0)
-            for k in range(PLANES):
-                if k <= last:
-                    dx[at(((first + k) * H + h) * W + w)] = total[k]
+            store(total, last, dx, (first * H + h) * W + w, H * W)
 
     return avg_backward_kernel
 

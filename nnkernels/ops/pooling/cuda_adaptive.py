@@ -18,8 +18,8 @@ from numba import int32
 
 from nnkernels.machine.gpu_array import GpuArray, empty
 from nnkernels.machine.gpu_index import Divisor, divisor, grid_of, quotient, thread_number
-from nnkernels.machine.gpu_kernel import Kernel, at, blocks_for, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP, warp_sum
+from nnkernels.machine.gpu_kernel import WARP, Kernel, at, blocks_for, cuda, device_function, kernel
+from nnkernels.machine.gpu_reduce import ALL_LANES, warp_sum
 from nnkernels.machine.memory import Array
 from nnkernels.ops.pooling.shapes import NOWHERE
 from nnkernels.ops.pooling.tuned import beats, ties
@@ -34,6 +34,31 @@ def pixel_of_thread(by_h: Divisor, by_w: Divisor) -> Any:
     line = quotient(t, by_w)
     group = quotient(line, by_h)
     return int32(group * PLANES), int32(line - group * by_h[0]), int32(t - line * by_w[0])
+
+
+@device_function
+def clear(total: Array) -> None:
+    """Set a thread's PLANES sums to 0."""
+    for k in range(PLANES):
+        total[k] = total.dtype.type(0)
+
+
+@device_function
+def store(values: Array, last: int, y: Array, place: int, size: int) -> None:
+    """Write a number for each of a thread's images, 0 ... ``last``: to y at ``place``, ``size`` apart."""
+    for k in range(PLANES):
+        if k <= last:
+            y[at(place + k * size)] = values[k]
+
+
+@device_function
+def window_of(i: int, H: int, W: int, by_p: Divisor, by_q: Divisor) -> Any:
+    """Return the plane of window i, the first row and column that it holds there, its height and width."""
+    line = quotient(i, by_q)
+    plane = quotient(line, by_p)
+    p, q = line - plane * by_p[0], i - line * by_q[0]
+    top, left = start(p, H, by_p), start(q, W, by_q)
+    return plane, top, left, int32(stop(p, H, by_p) - top), int32(stop(q, W, by_q) - left)
 
 
 def floor_of(i: int, by: Divisor) -> Any:
@@ -74,11 +99,7 @@ def make_max_windows(lanes: int) -> Kernel:
         t = thread_number()
         lane = t % lanes
         i = min(t // lanes, y.size - 1)  # threads beyond the last window stay, for the shuffles
-        line = quotient(i, by_q)
-        plane = quotient(line, by_p)
-        p, q = line - plane * by_p[0], i - line * by_q[0]
-        top, left = start(p, H, by_p), start(q, W, by_q)
-        height, width = int32(stop(p, H, by_p) - top), int32(stop(q, W, by_q) - left)
+        plane, top, left, height, width = window_of(i, H, W, by_p, by_q)
         best, place = x.dtype.type(-math.inf), int32(NOWHERE)
         r, s = next_element(0, lane - lanes, width, lanes)
         while r < height:
@@ -110,11 +131,7 @@ def make_avg_windows(lanes: int) -> Kernel:
         t = thread_number()
         lane = t % lanes
         i = min(t // lanes, y.size - 1)
-        line = quotient(i, by_q)
-        plane = quotient(line, by_p)
-        p, q = line - plane * by_p[0], i - line * by_q[0]
-        top, left = start(p, H, by_p), start(q, W, by_q)
-        height, width = int32(stop(p, H, by_p) - top), int32(stop(q, W, by_q) - left)
+        plane, top, left, height, width = window_of(i, H, W, by_p, by_q)
         total = x.dtype.type(0)
         r, s = next_element(0, lane - lanes, width, lanes)
         while r < height:
@@ -139,8 +156,7 @@ def max_windows_backward_kernel(
         P, Q, H, W = by_p[0], by_q[0], by_h[0], by_w[0]
         pixel = int32(h * W + w)
         total = cuda.local.array(PLANES, dy.dtype)
-        for k in range(PLANES):
-            total[k] = dy.dtype.type(0)
+        clear(total)
         size = int32(P * Q)
         q_start, q_stop = start(w, Q, by_w), stop(w, Q, by_w)
         for p in range(start(h, P, by_h), stop(h, P, by_h)):
@@ -150,9 +166,7 @@ def max_windows_backward_kernel(
                     j = window + min(k, last) * size
                     v, place = dy[at(j)], argmax[at(j)]
                     total[k] += v if place == pixel else dy.dtype.type(0)
-        for k in range(PLANES):
-            if k <= last:
-                dx[at((first + k) * H * W + pixel)] = total[k]
+        store(total, last, dx, (first * H + h) * W + w, H * W)
 
 
 @kernel
@@ -164,8 +178,7 @@ def avg_windows_backward_kernel(
     if last >= 0:
         P, Q, H, W = by_p[0], by_q[0], by_h[0], by_w[0]
         total = cuda.local.array(PLANES, dy.dtype)
-        for k in range(PLANES):
-            total[k] = dy.dtype.type(0)
+        clear(total)
         size = int32(P * Q)
         q_start, q_stop = start(w, Q, by_w), stop(w, Q, by_w)
         for p in range(start(h, P, by_h), stop(h, P, by_h)):
@@ -176,9 +189,7 @@ def avg_windows_backward_kernel(
                 window = int32((first * P + p) * Q + q)
                 for k in range(PLANES):
                     total[k] += dy[at(window + min(k, last) * size)] * share
-        for k in range(PLANES):
-            if k <= last:
-                dx[at(((first + k) * H + h) * W + w)] = total[k]
+        store(total, last, dx, (first * H + h) * W + w, H * W)
 
 
 MAX_WINDOWS = {lanes: make_max_windows(lanes) for lanes in (1, WARP)}

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numba
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like
-from nnkernels.machine.gpu_kernel import THREADS, Expected, at, blocks_for, ceil_div, cuda, kernel
+from nnkernels.machine.gpu_kernel import Expected, at, ceil_div, cuda, kernel
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.linear_cuda import linear_backward_cuda, linear_forward_cuda
@@ -41,6 +41,7 @@ from nnkernels.ops.recurrent.shapes import (
     gradients,
     results,
 )
+from nnkernels.ops.shape_cuda import gathered
 
 wide = numba.uint64  # an index that the compiler may step through memory: in 32 bits it might wrap around
 LANES = 32
@@ -54,14 +55,6 @@ MOST_READ = 1 << 24  # and elements read by all blocks at each step
 
 def sigmoid(x: Any) -> Any:
     return typed(1, x) / (typed(1, x) + math.exp(-x))
-
-
-@kernel
-def transpose_kernel(w: Array, height: int, width: int, y: Array) -> None:
-    """Write y[j, i] = w[i, j] for w (height, width)."""
-    i, j = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    if i < height:
-        y[at(j * height + i)] = w[at(i * width + j)]
 
 
 @cache
@@ -272,8 +265,7 @@ def make_cuda(op: str) -> Body:
         cell, (T, B, H), G = call.cell, call.sizes, GATES[call.cell]
         dtype, device = call.x.dtype, call.x.device
         (a,) = linear_forward_cuda(call.x, call.w_ih, call.b_ih)
-        w = empty((H, G * H), dtype, device)
-        transpose_kernel[(blocks_for(G * H), H), THREADS](call.w_hh, G * H, H, w)
+        w = gathered(call.w_hh, (0, (H, G * H), (1, H)))  # transposed
         states: Any = empty((call.states, T, B, H), dtype, device)
         kept: Any = empty((T, B, KEPT[cell] * H), dtype, device)
         rows, blocks, threads, share, steps = grid_of(call, G, H)

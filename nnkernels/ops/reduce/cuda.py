@@ -10,19 +10,12 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty, empty_like, zeros
 from nnkernels.machine.gpu_index import grid_of, thread_number
-from nnkernels.machine.gpu_kernel import THREADS, at, cuda, device_function, kernel
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP
+from nnkernels.machine.gpu_kernel import MOST_THREADS, THREADS, WARP, at, cuda, device_function, kernel
+from nnkernels.machine.gpu_reduce import ALL_LANES
 from nnkernels.machine.memory import Array
 from nnkernels.ops.op import Body
 from nnkernels.ops.reduce.loops import Dim
-from nnkernels.ops.reduce.tiling import (
-    MOST_THREADS,
-    WARP_BITS,
-    Tiling,
-    sum_over_lanes,
-    thread_place,
-    tiling,
-)
+from nnkernels.ops.reduce.tiling import WARP_BITS, Tiling, sum_over_lanes, thread_place, tiling
 from nnkernels.ops.reduce.tuned import planned
 
 PER_THREAD = 16  # elements of a thread, about

@@ -6,16 +6,16 @@ outer indices, where rows are short. All three counts are powers of two, given t
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
 
-from nnkernels.machine.gpu_kernel import THREADS, at, ceil_div, cuda, device_function, next_power_of_two
-from nnkernels.machine.gpu_reduce import ALL_LANES, WARP
+from nnkernels.machine.gpu_kernel import THREADS, WARP, at, ceil_div, cuda, device_function, next_power_of_two
+from nnkernels.machine.gpu_reduce import ALL_LANES
 from nnkernels.machine.memory import Array
 
-MOST_THREADS = 1024  # of a block: what shared memory for sum_over_lanes must have room for
 WARP_BITS = 5
 BLOCKS_WANTED = 1024  # about what the 132 processors of an H100 hold at once, with THREADS threads each
 
@@ -71,42 +71,41 @@ def thread_place(width_bits: int, lane_bits: int, tiles: int) -> tuple[int, int,
     return block * (cuda.blockDim.x >> bits) + (t >> bits), lane, column
 
 
-@device_function
-def sum_over_lanes(value: Any, scratch: Array, width_bits: int, lane_bits: int) -> Any:
-    """Return the sum over the lanes of this thread's column, to all of them, always in the same order.
+def make_over_lanes(join: Callable[[Any, Any], Any]) -> Any:
+    """Return a function that joins the values of the lanes of a thread's column, and gives it to all of them.
 
-    All threads of the block must call; ``scratch`` is shared memory of MOST_THREADS elements.
+    Always in the same order. All threads of the block must call; ``scratch`` is shared memory of MOST_THREADS
+    elements.
     """
-    bits, end = width_bits, width_bits + lane_bits
-    while bits < end and bits < WARP_BITS:
-        value += cuda.shfl_xor_sync(ALL_LANES, value, 1 << bits)
-        bits += 1
-    if bits < end:
-        t = cuda.threadIdx.x
-        scratch[at(t)] = value
-        cuda.syncthreads()
-        first = ((t >> end) << end) + (t & ((1 << bits) - 1))
-        value = scratch[at(first)]
-        for k in range(1, 1 << (end - bits)):
-            value += scratch[at(first + (k << bits))]
-        cuda.syncthreads()  # before the next use of scratch
-    return value
+
+    @device_function
+    def over_lanes(value: Any, scratch: Array, width_bits: int, lane_bits: int) -> Any:
+        bits, end = width_bits, width_bits + lane_bits
+        while bits < end and bits < WARP_BITS:
+            value = join(value, cuda.shfl_xor_sync(ALL_LANES, value, 1 << bits))
+            bits += 1
+        if bits < end:
+            t = cuda.threadIdx.x
+            scratch[at(t)] = value
+            cuda.syncthreads()
+            first = ((t >> end) << end) + (t & ((1 << bits) - 1))
+            value = scratch[at(first)]
+            for k in range(1, 1 << (end - bits)):
+                value = join(value, scratch[at(first + (k << bits))])
+            cuda.syncthreads()  # before the next use of scratch
+        return value
+
+    return over_lanes
 
 
-@device_function
-def max_over_lanes(value: Any, scratch: Array, width_bits: int, lane_bits: int) -> Any:
-    """Return the largest value over the lanes of this thread's column, to all of them; NaN is passed over."""
-    bits, end = width_bits, width_bits + lane_bits
-    while bits < end and bits < WARP_BITS:
-        value = max(value, cuda.shfl_xor_sync(ALL_LANES, value, 1 << bits))
-        bits += 1
-    if bits < end:
-        t = cuda.threadIdx.x
-        scratch[at(t)] = value
-        cuda.syncthreads()
-        first = ((t >> end) << end) + (t & ((1 << bits) - 1))
-        value = scratch[at(first)]
-        for k in range(1, 1 << (end - bits)):
-            value = max(value, scratch[at(first + (k << bits))])
-        cuda.syncthreads()
-    return value
+def plus(a: Any, b: Any) -> Any:
+    """Return the sum."""
+    return a + b
+
+
+def larger(a: Any, b: Any) -> Any:
+    """Return the larger; NaN is passed over."""
+    return max(a, b)
+
+
+sum_over_lanes, max_over_lanes = make_over_lanes(plus), make_over_lanes(larger)

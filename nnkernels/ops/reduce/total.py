@@ -5,11 +5,9 @@ No atomics, and shares that depend on the number of elements alone: the same num
 
 from typing import Any
 
-import numpy as np
-
 from nnkernels.machine.gpu_array import GpuArray, empty
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
-from nnkernels.machine.gpu_reduce import WARP, WARPS_MOST, block_sum
+from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel, threads_for
+from nnkernels.machine.gpu_reduce import WARPS_MOST, block_sum
 from nnkernels.machine.memory import Array
 
 SHARE = 16 * THREADS  # elements of a block
@@ -33,11 +31,6 @@ def sum_shares_kernel(x: Array, share: int, factor: Any, total: Array) -> None:
         total[at(cuda.blockIdx.x)] = factor * s
 
 
-def threads_for(n: int) -> int:
-    """Return how many threads of a block add up n numbers: few where n is small."""
-    return max(WARP, min(THREADS, WARP * blocks_for(n, WARP)))
-
-
 def total(x: GpuArray, factor: float = 1.0) -> GpuArray:
     """Return factor times the sum of all elements of x, without axes."""
     one = x.dtype.type(1)
@@ -47,5 +40,5 @@ def total(x: GpuArray, factor: float = 1.0) -> GpuArray:
         sum_shares_kernel[blocks, THREADS](x, SHARE, one, sums)
         x = sums
     y = empty((), x.dtype, x.device)
-    sum_shares_kernel[1, threads_for(x.size)](x, max(x.size, 1), np.dtype(x.dtype).type(factor), y)
+    sum_shares_kernel[1, threads_for(x.size)](x, max(x.size, 1), x.dtype.type(factor), y)
     return y

@@ -21,7 +21,8 @@ import numpy as np
 
 from nnkernels.machine.gpu_array import GpuArray, empty_like
 from nnkernels.machine.gpu_array import empty as empty_on_gpu
-from nnkernels.machine.gpu_kernel import THREADS, at, blocks_for, cuda, kernel
+from nnkernels.machine.gpu_index import grid_of, thread_number
+from nnkernels.machine.gpu_kernel import at, kernel
 from nnkernels.machine.jit import jit
 from nnkernels.machine.memory import Array, empty
 from nnkernels.ops.matmul.gemm import gemm
@@ -141,7 +142,7 @@ def momentum_kernel(
     grad: Array, momentum: Any, gain: Any, nesterov: int, m: Array, u: Array, v: Array
 ) -> None:
     """Move m, write u and its squares v."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < m.size:
         g, moved = gain * grad[at(i)], momentum * m[at(i)]
         mean = moved + g
@@ -153,7 +154,7 @@ def momentum_kernel(
 @kernel
 def divide_kernel(square: Array, eps: Any, x: Array) -> None:
     """Divide x by the root of ``square``, the one element of an array, or by eps where that is larger."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < x.size:
         norm = math.sqrt(square[0])
         x[at(i)] /= eps if norm < eps else norm
@@ -162,7 +163,7 @@ def divide_kernel(square: Array, eps: Any, x: Array) -> None:
 @kernel
 def polynomial_kernel(a: Array, aa: Array, coefficients: Any, size: int, p: Array) -> None:
     """Write c0 I + c1 A + c2 A A to p, with A and A A given."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < p.size:
         c0, c1, c2 = coefficients
         s = c1 * a[at(i)] + c2 * aa[at(i)]
@@ -172,7 +173,7 @@ def polynomial_kernel(a: Array, aa: Array, coefficients: Any, size: int, p: Arra
 @kernel
 def move_kernel(x: Array, keep: Any, rate: Any, param: Array) -> None:
     """Write param = keep param - rate x."""
-    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    i = thread_number()
     if i < param.size:
         param[at(i)] = keep * param[at(i)] - rate * x[at(i)]
 
@@ -184,7 +185,7 @@ def turn_cuda(x: GpuArray, c: tuple[Any, ...]) -> GpuArray:
     y = empty_like(x)
     gemm_cuda(x, x, a, (n, n, max(M, N)), transpose_a=M > N, transpose_b=M <= N)
     gemm_cuda(a, a, aa, (n, n, n))
-    polynomial_kernel[blocks_for(p.size), THREADS](a, aa, c, n, p)
+    polynomial_kernel[grid_of(p.size)](a, aa, c, n, p)
     left, right = (x, p) if M > N else (p, x)
     gemm_cuda(left, right, y, (M, N, n))
     return y
@@ -196,16 +197,14 @@ def forward_cuda(
     eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None,
 ) -> tuple[GpuArray, GpuArray]:  # fmt: skip
     """Return what the other bodies do; all that is read on the host are shapes and attributes."""
-    number, blocks = param.dtype.type, blocks_for(param.size)
+    number, grid = param.dtype.type, grid_of(param.size)
     x, squares = empty_like(m), empty_like(m)
-    momentum_kernel[blocks, THREADS](
-        grad, number(momentum), number(1 - momentum), int(nesterov), m, x, squares
-    )
-    divide_kernel[blocks, THREADS](total(squares), number(eps), x)
+    momentum_kernel[grid](grad, number(momentum), number(1 - momentum), int(nesterov), m, x, squares)
+    divide_kernel[grid](total(squares), number(eps), x)
     for _ in range(ns_steps):
         x = turn_cuda(x, tuple([number(c) for c in ns_coefficients]))
     rate = lr * ratio_of(param.shape, adjust_lr_fn)
-    move_kernel[blocks, THREADS](x, number(1 - lr * weight_decay), number(rate), param)
+    move_kernel[grid](x, number(1 - lr * weight_decay), number(rate), param)
     return param, m
 
 

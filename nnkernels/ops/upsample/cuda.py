@@ -20,7 +20,7 @@ from nnkernels.machine.gpu_kernel import at, blocks_for, cuda, device_function, 
 from nnkernels.machine.jit import typed
 from nnkernels.machine.memory import Array
 from nnkernels.ops.pooling.cuda import avg_pool2d_forward_cuda
-from nnkernels.ops.pooling.cuda_adaptive import PLANES, pixel_of_thread
+from nnkernels.ops.pooling.cuda_adaptive import PLANES, clear, pixel_of_thread, store
 from nnkernels.ops.upsample.shapes import Axis, Scale, Size, axes, nearest_step, step
 
 How = tuple[Any, ...]  # how places in x grow with those in y: (step,) or (step, its rounding error, offset)
@@ -93,9 +93,7 @@ def nearest_kernel(
         v = cuda.local.array(PLANES, x.dtype)
         for k in range(PLANES):
             v[k] = x[at(source + min(k, last) * size)]
-        for k in range(PLANES):
-            if k <= last:
-                y[at(((first + k) * by_p[0] + p) * by_q[0] + q)] = v[k]
+        store(v, last, y, (first * by_p[0] + p) * by_q[0] + q, by_p[0] * by_q[0])
 
 
 @kernel
@@ -107,17 +105,14 @@ def nearest_backward_kernel(
     if last >= 0:
         H, W, size = by_h[0], by_w[0], int32(P * Q)
         total = cuda.local.array(PLANES, dy.dtype)
-        for k in range(PLANES):
-            total[k] = dy.dtype.type(0)
+        clear(total)
         q_start, q_stop = first_nearest(w, Q, along, W), first_nearest(w + 1, Q, along, W)
         for p in range(first_nearest(h, P, down, H), first_nearest(h + 1, P, down, H)):
             for q in range(q_start, q_stop):
                 source = int32((first * P + p) * Q + q)
                 for k in range(PLANES):
                     total[k] += dy[at(source + min(k, last) * size)]
-        for k in range(PLANES):
-            if k <= last:
-                dx[at(((first + k) * H + h) * W + w)] = total[k]
+        store(total, last, dx, (first * H + h) * W + w, H * W)
 
 
 @kernel
@@ -139,9 +134,7 @@ def bilinear_kernel(
             upper = (one - b) * x[at(start + row + w)] + b * x[at(start + row + right)]
             lower = (one - b) * x[at(start + next_row + w)] + b * x[at(start + next_row + right)]
             v[k] = (one - a) * upper + a * lower
-        for k in range(PLANES):
-            if k <= last:
-                y[at(((first + k) * by_p[0] + p) * by_q[0] + q)] = v[k]
+        store(v, last, y, (first * by_p[0] + p) * by_q[0] + q, by_p[0] * by_q[0])
 
 
 @kernel
@@ -154,8 +147,7 @@ def bilinear_backward_kernel(
     if last >= 0:
         H, W, size = by_h[0], by_w[0], int32(P * Q)
         total = cuda.local.array(PLANES, dy.dtype)
-        for k in range(PLANES):
-            total[k] = dy.dtype.type(0)
+        clear(total)
         q_start, q_stop = first_upper(w - 1, Q, along, W), first_upper(w + 1, Q, along, W)
         for p in range(first_upper(h - 1, P, down, H), first_upper(h + 1, P, down, H)):
             of_row = weight(p, h, down, H)
@@ -164,9 +156,7 @@ def bilinear_backward_kernel(
                 source = int32((first * P + p) * Q + q)
                 for k in range(PLANES):
                     total[k] += part * dy[at(source + min(k, last) * size)]
-        for k in range(PLANES):
-            if k <= last:
-                dx[at(((first + k) * H + h) * W + w)] = total[k]
+        store(total, last, dx, (first * H + h) * W + w, H * W)
 
 
 def growth(axis: Axis, align_corners: bool, dtype: Any) -> How:
