@@ -1,5 +1,6 @@
 """What can be done to an array wherever it is: made beside another, overwritten, moved."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def fill(a: Any, value: float) -> None:
     """Overwrite every element with ``value``."""
     if not isinstance(a, GpuArray):
         a.fill(value)
-    elif value == 0 and a.size:
+    elif value == 0 and math.copysign(1, value) > 0 and a.size:  # the bits of -0.0 are not all 0
         a.device.fill_zero(a.handle)
     else:
         number = a.dtype.type(value)

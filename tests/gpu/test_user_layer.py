@@ -127,6 +127,13 @@ def test_changing_in_place():
         x[0] = 1.0
 
 
+def test_minus_zero_keeps_its_sign():
+    x = nnk.tensor([1.0, -2.0]).cuda()
+    np.testing.assert_array_equal((x / -0.0).cpu().numpy(), [-np.inf, np.inf])
+    x[...] = -0.0
+    assert np.signbit(x.cpu().numpy()).all()
+
+
 def test_an_array_changed_in_place_is_noticed():
     w = nnk.tensor([1.0, 2.0], requires_grad=True)
     there = w.to("cuda")
