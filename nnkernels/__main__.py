@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import nnkernels
-from nnkernels.commands import CommandError, compare, gradcheck, info, train
+from nnkernels.commands import CommandError, compare, demo, gradcheck, info, train
 
 INTERRUPTED = "nnkernels: interrupted"
 
@@ -26,6 +26,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"nnkernels {nnkernels.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     train.add_parser(commands)
+    demo.add_parser(commands)
     compare.add_parser(commands)
     gradcheck.add_parser(commands)
     info.add_parser(commands)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nnkernels as nnk
-from nnkernels import nn, plot_rates
+from nnkernels import nn, plot
 from nnkernels.data import Batches
 from nnkernels.nn import functional as F
 from nnkernels.optim import Adam, lr_finder
@@ -144,7 +144,7 @@ def test_a_loader_that_is_used_up_is_found_out():
 
 def test_the_picture_holds_rates_losses_and_the_suggestion():
     search = lr_finder(Quadratic(), mean, LOADER)
-    (axes,) = plot_rates.rate_search(*search).axes
+    (axes,) = plot.rate_search(*search).axes
     assert axes.get_xscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "training loss")
     points, line, suggestion = axes.lines
@@ -167,7 +167,7 @@ def test_the_picture_holds_rates_losses_and_the_suggestion():
 )
 def test_what_cannot_be_drawn_is_named(arguments, words):
     with pytest.raises(ValueError, match=words):
-        plot_rates.rate_search(*arguments)
+        plot.rate_search(*arguments)
 
 
 def test_the_search_is_exported():

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from nnkernels import plot, plot_rates
+from nnkernels import plot
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((28, 28))
@@ -60,15 +60,17 @@ FIGURES = {
     "six filters": lambda: plot.filters(RNG.normal(size=(6, 1, 5, 5)), title="First layer"),
     "one filter, long title": lambda: plot.filters(np.ones((1, 1, 3, 3)), title="A title of many words " * 3),
     "rgb filters": lambda: plot.filters(RNG.normal(size=(10, 3, 7, 7))),
-    "rates": lambda: plot_rates.rate_search(*rate_search()),
-    "rates, nothing suggested": lambda: plot_rates.rate_search([1e-3, 1e-2], [1.0, 2.0], [1.0, 1.5]),
+    "rates": lambda: plot.rate_search(*rate_search()),
+    "rates, nothing suggested": lambda: plot.rate_search([1e-3, 1e-2], [1.0, 2.0], [1.0, 1.5]),
     "filter table": lambda: plot.filters(RNG.normal(size=(16, 6, 5, 5))),
     "wide filter table": lambda: plot.filters(RNG.normal(size=(2, 40, 1, 3))),
-    "one map": lambda: plot.activation_maps(IMAGE, RNG.random((1, 24, 24))),
-    "sixteen maps": lambda: plot.activation_maps(IMAGE, RNG.normal(size=(16, 10, 10))),
-    "confusion": lambda: plot.confusion(np.eye(10) * 96 + 1, [*"0123456789"], mistakes()),
-    "confusion of two": lambda: plot.confusion([[50, 2], [3, 45]], ["no", "yes"], [(IMAGE, 0, 1, 0.7)]),
-    "confusion alone": lambda: plot.confusion(np.eye(20) * 5, [str(k) for k in range(20)]),
+    "one map": lambda: plot.feature_maps(IMAGE, RNG.random((1, 24, 24))),
+    "sixteen maps": lambda: plot.feature_maps(IMAGE, RNG.normal(size=(16, 10, 10))),
+    "confusion": lambda: plot.confusion_matrix(np.eye(10) * 96 + 1, [*"0123456789"], mistakes()),
+    "confusion of two": lambda: plot.confusion_matrix(
+        [[50, 2], [3, 45]], ["no", "yes"], [(IMAGE, 0, 1, 0.7)]
+    ),
+    "confusion alone": lambda: plot.confusion_matrix(np.eye(20) * 5, [str(k) for k in range(20)]),
     "bars of one op": lambda: plot.compare_bars(rows(), title="conv2d: x (64, 6, 14, 14), w (16, 6, 5, 5)"),
     "bars of 35 ops": lambda: plot.compare_bars(rows(35)),
     "bars of close times": lambda: plot.compare_bars(
@@ -171,25 +173,25 @@ def test_filter_table_has_a_row_per_filter_and_a_column_per_channel():
 
 def test_all_zero_filters_and_maps_are_drawn():
     assert plot.filters(np.zeros((2, 1, 3, 3))).axes[0].get_images()[0].get_clim() == (-1, 1)
-    assert plot.activation_maps(IMAGE, np.zeros((2, 4, 4))).axes[1].get_images()[0].get_clim() == (0, 1)
+    assert plot.feature_maps(IMAGE, np.zeros((2, 4, 4))).axes[1].get_images()[0].get_clim() == (0, 1)
 
 
 def test_activation_maps_show_the_image_and_numbered_channels():
     maps = RNG.random((6, 24, 20))
-    left, right = plot.activation_maps(IMAGE, maps).axes
+    left, right = plot.feature_maps(IMAGE, maps).axes
     np.testing.assert_array_equal(left.get_images()[0].get_array(), IMAGE)
     assert [text.get_text() for text in right.texts] == [*"012345"]
     for image, expected in zip(right.get_images(), maps, strict=True):
         np.testing.assert_array_equal(image.get_array(), expected)
         assert image.get_clim() == (0, maps.max())
     assert right.get_title() == "6 channels, 24 \u00d7 20"
-    signed = plot.activation_maps(IMAGE, maps - 2).axes[1].get_images()[0]
+    signed = plot.feature_maps(IMAGE, maps - 2).axes[1].get_images()[0]
     assert signed.get_clim() == (-np.abs(maps - 2).max(), np.abs(maps - 2).max())
 
 
 def test_confusion_writes_counts_legibly_and_shows_the_mistakes():
     counts = RNG.integers(0, 5, size=(10, 10)) + 90 * np.eye(10, dtype=int)
-    figure = plot.confusion(counts, [*"abcdefghij"], mistakes(5))
+    figure = plot.confusion_matrix(counts, [*"abcdefghij"], mistakes(5))
     matrix, panel = figure.axes
     assert [int(text.get_text()) for text in matrix.texts] == counts.ravel().tolist()
     cells = matrix.get_images()[0].get_array()
@@ -204,7 +206,7 @@ def test_confusion_writes_counts_legibly_and_shows_the_mistakes():
 
 @pytest.mark.parametrize("none", [None, []])
 def test_confusion_without_mistakes_is_the_matrix_alone(none):
-    assert len(plot.confusion(np.eye(3), ["cat", "dog", "horse"], none).axes) == 1
+    assert len(plot.confusion_matrix(np.eye(3), ["cat", "dog", "horse"], none).axes) == 1
 
 
 def contrast(one, other):
@@ -288,23 +290,27 @@ REFUSED = [
     (plot.filters, (np.ones((0, 1, 5, 5)),), ["weights has shape (0, 1, 5, 5)", "no axis of length 0"]),
     (plot.filters, (np.full((1, 1, 1, 2), np.nan),), ["weights has 2 of 2 elements NaN", "finite"]),
     (plot.filters, ([["a"]],), ["weights is not an array of numbers"]),
-    (plot.activation_maps, (IMAGE[None], np.ones((1, 2, 2))), ["image has shape (1, 28, 28)", "(H, W)"]),
-    (plot.activation_maps, (IMAGE, IMAGE), ["maps has shape (28, 28)", "(K, P, Q)"]),
-    (plot.confusion, (np.ones((2, 3)), ["a", "b"]), ["matrix has shape (2, 3)", "(n, n)"]),
-    (plot.confusion, ([[1, -1], [0, 1]], ["a", "b"]), ["matrix", "from -1 to 1", "whole counts >= 0"]),
-    (plot.confusion, ([[0.5]], ["a"]), ["matrix", "0.5", "whole counts"]),
-    (plot.confusion, ([[0]], ["a"]), ["matrix", "not all 0"]),
-    (plot.confusion, (np.eye(3), ["a", "b"]), ["class_names has 2 names, wanted 3"]),
-    (plot.confusion, (np.eye(2), "ab", [(IMAGE, 0, 1)]), ["mistakes[0] has 3 parts"]),
+    (plot.feature_maps, (IMAGE[None], np.ones((1, 2, 2))), ["image has shape (1, 28, 28)", "(H, W)"]),
+    (plot.feature_maps, (IMAGE, IMAGE), ["maps has shape (28, 28)", "(K, P, Q)"]),
+    (plot.confusion_matrix, (np.ones((2, 3)), ["a", "b"]), ["matrix has shape (2, 3)", "(n, n)"]),
+    (plot.confusion_matrix, ([[1, -1], [0, 1]], ["a", "b"]), ["matrix", "from -1 to 1", "whole counts >= 0"]),
+    (plot.confusion_matrix, ([[0.5]], ["a"]), ["matrix", "0.5", "whole counts"]),
+    (plot.confusion_matrix, ([[0]], ["a"]), ["matrix", "not all 0"]),
+    (plot.confusion_matrix, (np.eye(3), ["a", "b"]), ["class_names has 2 names, wanted 3"]),
+    (plot.confusion_matrix, (np.eye(2), "ab", [(IMAGE, 0, 1)]), ["mistakes[0] has 3 parts"]),
     (
-        plot.confusion,
+        plot.confusion_matrix,
         (np.eye(2), "ab", [(IMAGE[0], 0, 1, 0.5)]),
         ["mistakes[0] image has shape (28,)", "(H, W)"],
     ),
-    (plot.confusion, (np.eye(2), "ab", [(IMAGE, 0, 2, 0.5)]), ["mistakes[0] has class 2", "0 to 1"]),
-    (plot.confusion, (np.eye(2), "ab", [(IMAGE, 0, 1, 98)]), ["mistakes[0] has probability 98", "0 to 1"]),
+    (plot.confusion_matrix, (np.eye(2), "ab", [(IMAGE, 0, 2, 0.5)]), ["mistakes[0] has class 2", "0 to 1"]),
     (
-        plot.confusion,
+        plot.confusion_matrix,
+        (np.eye(2), "ab", [(IMAGE, 0, 1, 98)]),
+        ["mistakes[0] has probability 98", "0 to 1"],
+    ),
+    (
+        plot.confusion_matrix,
         (np.eye(2), "ab", [(IMAGE, 0, 1, 0.5), (IMAGE[1:], 0, 1, 0.5)]),
         ["mistakes[1] image has shape (27, 28)", "(28, 28)"],
     ),
@@ -356,8 +362,8 @@ assert "matplotlib" not in sys.modules
 figures = [
     plot.learning_curves({{"train_loss": [1.0, 0.5]}}),
     plot.filters(np.ones((2, 1, 3, 3))),
-    plot.activation_maps(np.ones((4, 4)), np.ones((2, 3, 3))),
-    plot.confusion(np.eye(2), ["a", "b"], [(np.ones((4, 4)), 0, 1, 0.5)]),
+    plot.feature_maps(np.ones((4, 4)), np.ones((2, 3, 3))),
+    plot.confusion_matrix(np.eye(2), ["a", "b"], [(np.ones((4, 4)), 0, 1, 0.5)]),
     plot.compare_bars([{ROW!r}]),
 ]
 for figure in figures:

@@ -251,7 +251,7 @@ def draw(finished: Run, split: data.Split, logits: Array, out: Path) -> None:
     classes = len(split.class_names)
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (split.y_test, predicted), 1)
-    pictures = plot.confusion(counts, split.class_names, worst_mistakes(split, logits))
+    pictures = plot.confusion_matrix(counts, split.class_names, worst_mistakes(split, logits))
     plot.save(pictures, out / "confusion.png", DPI)
 
 
@@ -275,7 +275,7 @@ def activations(model: LeNet5, split: data.Split) -> Any:
         second = F.relu(model.conv2(model.pool1(first)))
     name = split.class_names[split.y_test[0]]
     figures = [
-        plot.activation_maps(digit[0, 0], y.data[0], f"A held-out {name} after {layer} and ReLU")
+        plot.feature_maps(digit[0, 0], y.data[0], f"A held-out {name} after {layer} and ReLU")
         for y, layer in ((first, "conv1"), (second, "conv2"))
     ]
     return stacked(figures)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnkernels.plot import CURVES, FAINT, LABEL, _array, _figure, _is_finite, _tidy
+from nnkernels.plot.style import CURVES, FAINT, LABEL, as_array, is_finite, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,16 +25,16 @@ def rate_search(
     `losses` of single batches are points, `smoothed` a line, `suggestion` (if any) a vertical line. What lies
     far above the first loss, where training diverged, is left out.
     """
-    x = _array("rates", rates, 1, "(n,)")
-    points, line = _array("losses", losses, 1, "(n,)"), _array("smoothed", smoothed, 1, "(n,)")
+    x = as_array("rates", rates, 1, "(n,)")
+    points, line = as_array("losses", losses, 1, "(n,)"), as_array("smoothed", smoothed, 1, "(n,)")
     if not len(x) == len(points) == len(line):
         came = f"lengths {len(x)}, {len(points)} and {len(line)}"
         raise ValueError(f"rates, losses and smoothed have {came}, wanted equal ones")
     if (x <= 0).any():
         raise ValueError(f"rates has values down to {x.min():g}, wanted positive ones")
-    if suggestion is not None and not (_is_finite(suggestion) and suggestion > 0):
+    if suggestion is not None and not (is_finite(suggestion) and suggestion > 0):
         raise ValueError(f"suggestion is {suggestion!r}, wanted a positive number or None")
-    figure = _figure(5.6, 3.6, title)
+    figure = new_figure(5.6, 3.6, title)
     axes = figure.add_subplot()
     axes.plot(x, points, ".", color=FAINT, markersize=3.5, label="one batch")
     axes.plot(x, line, color=CURVES["train"][0], linewidth=1.6, label="smoothed")
@@ -45,7 +45,7 @@ def rate_search(
     span = float(np.ptp(line[: 1 + int(line.argmin())])) or 1.0
     low, top = float(min(line.min(), points.min())), float(line[0] + span)
     axes.set_ylim(low - 0.08 * (top - low), top)
-    _tidy(axes, "y")
+    tidy(axes, "y")
     axes.set_xlabel("learning rate", **LABEL)
     axes.set_ylabel("training loss", **LABEL)
     axes.legend(frameon=False, fontsize=9)
