@@ -1,11 +1,11 @@
-"""
+r"""
 Two Gaussians, Bayes' rule and the sigmoid
 ==========================================
 
 Points of two classes are drawn from two Gaussians. Bayes' rule turns the densities of the classes into the
 probability of class 1 at a point,
 
-.. math:: p(y=1 \\mid x) = \\sigma\\left(\\log\\frac{p(x \\mid 1)}{p(x \\mid 0)} + \\log\\frac{p(1)}{p(0)}\\right)
+.. math:: p(1 \mid x) = \sigma\left(\log\frac{p(x \mid 1)}{p(x \mid 0)} + \log\frac{p(1)}{p(0)}\right)
 
 so the sigmoid is not a choice: it is what Bayes' rule looks like when written with the log of the odds.
 """
@@ -16,9 +16,7 @@ import nnkernels.nn.functional as F
 from nnkernels import nn, optim, plot
 from nnkernels.demo import Demo
 
-demo = Demo(
-    "Where two Gaussians share a covariance, the log-odds are linear and logistic regression finds them"
-)
+demo = Demo("Two Gaussians of one covariance have linear log-odds, and logistic regression finds them")
 
 # %%
 # Draw points
@@ -41,11 +39,11 @@ def draw(covariances):
 
 x, y = draw((covariance, covariance))
 
-
 # %%
 # Bayes' rule in closed form
 # --------------------------
-# With one covariance for both classes the squares of x cancel in the log-likelihood ratio. What is left is linear:
+# With one covariance for both classes the squares of x cancel in the log-likelihood ratio. What is left is
+# linear, with :math:`w = \Sigma^{-1}(\mu_1 - \mu_0)`.
 
 
 def log_density(x, mean, covariance):
@@ -91,17 +89,18 @@ demo.record(closed_form_w_b=truth.round(3), fitted_w_b=found.round(3))
 # Now the squares stay, and the boundary is a parabola, an ellipse or a hyperbola.
 
 wide = np.array([[0.35, 0.0], [0.0, 2.2]])
-figure, axes = plot.subplots(1, 2, size=(7.4, 3.9), title="The probability of class 1 by Bayes' rule")
-bayes = {"one covariance: a line": (covariance, covariance), "two covariances: a curve": (covariance, wide)}
-for panel, (title, covariances) in zip(axes, bayes.items()):
+figure, axes = plot.subplots(1, 2, size=(7.4, 4.0), title="The probability of class 1 by Bayes' rule")
+cases = {"one covariance: a line": (covariance, covariance), "two covariances: a curve": (covariance, wide)}
+for panel, (title, covariances) in zip(axes, cases.items()):
     points, classes = draw(covariances)
+    points, classes = points[:400], classes[:400]
     plot.decision_boundary(
-        lambda at: F.sigmoid(log_odds(at, covariances)), points[:400], classes[:400], axes=panel, title=title
+        lambda at: F.sigmoid(log_odds(at, covariances)), points, classes, axes=panel, title=title
     )
 across = np.array([-4.0, 4.0])
 line = -(found[0] * across + found[2]) / found[1]
 axes[0].plot(across, line, "--", color=plot.COLOURS[2], label="logistic regression")
-axes[0].legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 demo.save(figure, "posterior")
 
 error = np.abs(found - truth).max() / np.abs(truth).max()
