@@ -52,9 +52,7 @@ class Demo:
         self.seed: int = options.seed
         self.quick: bool = options.quick
         self.rng = np.random.default_rng(self.seed)
-        self.out: Path = options.out or Path("runs", name_of(sys.argv[0]))
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / METRICS).unlink(missing_ok=True)  # an old one would vouch for a run that failed
+        self.out: Path = options.out
         self.checks: list[dict[str, Any]] = []
         self.records: dict[str, Any] = {}
         plot.style.use()
@@ -142,7 +140,7 @@ def name_of(script: str) -> str:
 
 
 def read_options(claim: str) -> argparse.Namespace:
-    """Return the options of a demo's own command line."""
+    """Return the options of a demo's own command line; a wrong one ends the program with one line."""
     parser = argparse.ArgumentParser(description=f"Claim: {claim}.")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where files go (default: runs/NAME)")
     parser.add_argument(
@@ -152,6 +150,12 @@ def read_options(claim: str) -> argparse.Namespace:
     options = parser.parse_args()
     if options.seed < 0:
         parser.error(f"argument --seed: must be at least 0, got {options.seed}")
+    options.out = options.out or Path("runs", name_of(sys.argv[0]))
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / METRICS).unlink(missing_ok=True)  # an old one would vouch for a run that failed
+    except OSError as error:
+        parser.error(f"argument --out: cannot write into {options.out}: {error.strerror}")
     return options
 
 

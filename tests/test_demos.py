@@ -139,6 +139,19 @@ def test_progress_is_shown_once_it_takes_long(make_demo, monkeypatch, capsys):
     assert capsys.readouterr().err == "  boiling: 0 of 2\n  boiling: 1 of 2\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seed", "-1"], "--seed: must be at least 0, got -1"),
+        (["--out", __file__], "--out: cannot write into"),
+    ],
+)
+def test_wrong_options_of_a_script_give_one_line(make_demo, options, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        make_demo(*options)
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_names():
     assert name_of("demos/plot_22_convolution_1d.py") == "convolution_1d"
     assert name_of("somewhere/own.py") == "own"

@@ -35,6 +35,14 @@ def test_the_derivatives_shown_are_those_that_come(capsys):
         assert [float(n) for n in re.findall(r"-?\d+\.\d+", line)] == pytest.approx(wanted, abs=1e-5)
 
 
+def test_the_tour_of_a_kernel_prints_what_it_says(capsys):
+    tour = (ROOT / "docs" / "read_a_kernel.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", tour, re.S)
+    exec(compile(code, "read_a_kernel.md", "exec"), {})
+    (comment,) = re.findall(r"print\(.*# (.*)", code)
+    assert capsys.readouterr().out.split() == comment.split()
+
+
 @pytest.mark.sim
 def test_the_race_shown_is_found(capsys):
     code, shown = re.findall(r"```(?:python)?\n(.*?)```", README, re.S)[4:6]
