@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Item = TypeVar("Item")
-DPI = 120
+DPI, GIF_DPI = 120, 100
 METRICS = "metrics.json"
 SILENT = 2.0  # seconds that may pass without a word
 
@@ -60,7 +60,7 @@ class Demo:
     def save(self, picture: Figure | plot.Animation, name: str) -> None:
         """Write a figure to ``name``.png, an animation to ``name``.gif."""
         ending = "gif" if isinstance(picture, plot.Animation) else "png"
-        plot.save(picture, self.out / f"{name}.{ending}", 80 if ending == "gif" else DPI)
+        plot.save(picture, self.out / f"{name}.{ending}", GIF_DPI if ending == "gif" else DPI)
 
     def record(self, **figures: Any) -> None:
         """Print figures (numbers, strings, lists, dicts of them) and keep them for metrics.json."""

@@ -105,6 +105,7 @@ def _draw_counts(axes: Axes, counts: FloatArray, names: list[str]) -> None:
     for i, j in np.ndindex(n, n):
         colour = "white" if dark[i, j] else INK if counts[i, j] else FAINT
         axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.grid(False)
     axes.set_xticks(range(n), names)
     if max(map(len, names)) > 3:
         for text in axes.get_xticklabels():

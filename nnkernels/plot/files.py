@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,19 +61,27 @@ def save(picture: Figure | Animation, path: str | os.PathLike[str], dpi: float =
 
 
 def _write_gif(animation: Animation, path: Path, dpi: float) -> None:
-    """Draw every frame and let Pillow, which matplotlib brings along, put them into one file."""
-    from matplotlib.animation import PillowWriter
+    """Draw every frame once and let Pillow, which matplotlib brings along, put them into one file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
-    figure, writer = animation.figure, PillowWriter(fps=animation.fps)
-    animation.update(0)
-    figure.set_dpi(dpi)
-    figure.canvas.draw()
-    engine = figure.get_layout_engine()
-    figure.set_layout_engine("none")
+    figure = animation.figure
+    canvas, dots, engine = figure.canvas, figure.dpi, figure.get_layout_engine()
+    pictures = []
     try:
-        with writer.saving(figure, str(path), dpi):
-            for k in range(animation.frames):
-                animation.update(k)
-                writer.grab_frame()
+        agg = FigureCanvasAgg(figure)
+        figure.set_dpi(dpi)
+        for k in range(animation.frames):
+            animation.update(k)
+            agg.draw()  # type: ignore[no-untyped-call]
+            if k == 0:
+                figure.set_layout_engine("none")  # keeps the places that this drawing has found
+            pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call]
+            pictures.append(Image.fromarray(pixels[..., :3].copy()))
     finally:
-        figure.set_layout_engine(engine)
+        figure.set_canvas(canvas)
+        figure.set_dpi(dots)
+        if engine is not None:
+            figure.set_layout_engine(engine)
+    duration = 10 * round(100 / animation.fps)  # a GIF counts in hundredths of a second
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0)

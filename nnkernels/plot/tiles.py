@@ -126,6 +126,7 @@ class Grid:
         axes.set_ylim(self.down * self.row_pitch - 0.05, -0.05)
         axes.set(aspect="equal", xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+        axes.grid(False)
         return image
 
     def number_rows_and_columns(self, axes: Axes, row_name: str, column_name: str) -> None:
