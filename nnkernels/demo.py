@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,8 +60,17 @@ class Demo:
 
     def save(self, picture: Figure | plot.Animation, name: str) -> None:
         """Write a figure to ``name``.png, an animation to ``name``.gif."""
-        ending = "gif" if isinstance(picture, plot.Animation) else "png"
-        plot.save(picture, self.out / f"{name}.{ending}", GIF_DPI if ending == "gif" else DPI)
+        if not isinstance(picture, plot.Animation):
+            plot.save(picture, self.out / f"{name}.png", DPI)
+            return
+        steps = self.steps(range(picture.frames), f"drawing {name}.gif")
+
+        def update(k: int) -> None:
+            next(steps)
+            picture.update(k)
+
+        plot.save(replace(picture, update=update), self.out / f"{name}.gif", GIF_DPI)
+        next(steps, None)  # ends the progress
 
     def record(self, **figures: Any) -> None:
         """Print figures (numbers, strings, lists, dicts of them) and keep them for metrics.json."""

@@ -104,7 +104,7 @@ def subplots(
     """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, without pyplot's window.
 
     `size` is width and height in inches (None: 5.2 x 3.1 for one panel; several are 3.6 wide each, at most
-    7.4 together). `options` go to `Figure.subplots`. The axes are one Axes for one panel, else an array of them.
+    7.4 together). `options` go to `Figure.subplots`. The axes are one Axes for one panel, else an array.
     """
     if size is None:
         size = min(PANEL[0] * columns if columns > 1 else 5.2, WIDEST), PANEL[1] * rows + 0.3 * bool(title)
