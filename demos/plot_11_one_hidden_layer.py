@@ -9,7 +9,7 @@ A model that is linear in its weights bends where basis functions do. A hidden l
 where :math:`x_0 = 1` gives every unit a threshold. Classes are told apart by cross-entropy, with
 :math:`p_i = \sigma(h(x_i))`, numbers are fitted by half the squared error:
 
-.. math:: L = -\sum_i y_i \ln p_i + (1 - y_i) \ln(1 - p_i) \qquad L = \frac{1}{2} \sum_i (y_i - h(x_i))^2
+.. math:: L = -\sum_i [y_i \ln p_i + (1 - y_i) \ln(1 - p_i)] \qquad L = \frac{1}{2} \sum_i (y_i - h(x_i))^2
 
 By the chain rule, from the loss through h to the weights; the first factor alone depends on the loss:
 

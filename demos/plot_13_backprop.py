@@ -14,8 +14,6 @@ gradients by W and b, and the gradient at the layer's input x, with which the la
 Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
 """
 
-from itertools import pairwise
-
 import matplotlib
 import numpy as np
 
@@ -31,9 +29,8 @@ demo = Demo("Backprop written as loops gives the tape's gradients, and epochs of
 # --------------
 # Two inputs, hidden layers of four and three units, two outputs. The last layer has no tanh.
 
-sizes = 2, 4, 3, 2
-Ws = [2 * demo.rng.standard_normal((K, C)) / np.sqrt(C) for C, K in pairwise(sizes)]
-bs = [0.1 * demo.rng.standard_normal(K) for K in sizes[1:]]
+Ws = [2 * demo.rng.standard_normal((K, C)) / np.sqrt(C) for K, C in ((4, 2), (3, 4), (2, 3))]
+bs = [0.1 * demo.rng.standard_normal(len(W)) for W in Ws]
 
 
 def f_prop(x, Ws, bs):
@@ -92,8 +89,10 @@ def draw(panel, nodes, lines, shown, title):
     for layer, matrix in enumerate(lines):
         known = layer in shown and layer + 1 in shown
         for (k, c), number in np.ndenumerate(matrix):
-            colour = colours(0.5 + 0.45 * number / np.abs(matrix).max()) if known else "0.88"
-            panel.plot((layer, layer + 1), (heights[layer][c], heights[layer + 1][k]), color=colour, zorder=0)
+            share = number / np.abs(matrix).max()
+            ends = heights[layer][c], heights[layer + 1][k]
+            colour = colours(0.5 + 0.45 * share) if known else "0.88"
+            panel.plot((layer, layer + 1), ends, color=colour, zorder=abs(share) - 1)  # strong ones on top
 
 
 def update(frame):
@@ -104,7 +103,7 @@ def update(frame):
     figure.suptitle(f"f-prop {forth} of 4 layers, b-prop {back} of 4")
 
 
-demo.save(plot.animate(figure, update, frames=9, fps=1), "walk")
+demo.save(plot.animate(figure, update, frames=11, fps=1), "walk")
 
 # %%
 # Equal to the tape and to central differences

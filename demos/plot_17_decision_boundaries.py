@@ -14,6 +14,8 @@ With many units and few points the chain bends around every single point. An L2 
 keeps the slopes small and the boundary smooth.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 import nnkernels.nn.functional as F
@@ -60,7 +62,7 @@ kept = np.unique(np.geomspace(1, steps, 18 if demo.quick else 60).astype(int))
 def network(*widths, activation=nn.ReLU):
     """Return linear layers between these widths, with the activation between each two layers."""
     layers = []
-    for n, m in zip(widths, widths[1:]):
+    for n, m in pairwise(widths):
         layers += [nn.Linear(n, m, rng=demo.rng), activation()]
     return nn.Sequential(*layers[:-1])
 

@@ -84,9 +84,9 @@ demo.check("decades of the gradient lost per plain block", lost, at_least=0.7, a
 demo.check("least gradient with skips over that of one block", residual.min() / residual[0], at_least=0.3)
 
 # %%
-# With He's weights (He et al., Delving deep into rectifiers, ICCV 2015) a plain stack keeps its gradient. Where
-# there are skips they are too large, since each block more than doubles the squared norm: one reason why
-# ResNets normalise inside their blocks.
+# With He's weights (He et al., Delving deep into rectifiers, ICCV 2015) a plain stack keeps its gradient.
+# Where there are skips they are too large, since each block more than doubles the squared norm: one reason
+# why ResNets normalise inside their blocks.
 
 plain_he = np.array([gradient_norm(blocks, skip=False, he=True) for blocks in depths])
 residual_he = np.array([gradient_norm(blocks, skip=True, he=True) for blocks in depths])

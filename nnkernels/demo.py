@@ -97,9 +97,9 @@ class Demo:
         value = float(measured) if bounded else bool(measured)
         low, high = (-math.inf if at_least is None else at_least), (math.inf if at_most is None else at_most)
         holds = low <= value <= high if bounded else value is True
-        bounds = [f"at least {low:g}"] * (at_least is not None) + [f"at most {high:g}"] * (
-            at_most is not None
-        )
+        bounds = [f"at least {low:g}"] if at_least is not None else []
+        bounds += [f"at most {high:g}"] if at_most is not None else []
+        bounds = [f"{low:g}"] if low == high else bounds
         found = f"{value:.4g}, claimed {' and '.join(bounds)}" if bounded else ("yes" if value else "no")
         self.checks.append({"what": what, "measured": value, "found": found, "holds": holds})
         print(f"{'holds' if holds else 'FAILS'}: {what}: {found}")

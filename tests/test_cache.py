@@ -31,6 +31,24 @@ def test_a_second_start_has_no_cache_miss():
     assert second["hits"] > 20  # of kernels called from Python; what they call comes with them
 
 
+def test_kernels_that_different_processes_compiled_keep_apart(tmp_path):
+    # Each process compiles one op of a family, whose loops come from one factory; the last loads them all.
+    def errors_of(*ops):
+        command = [sys.executable, str(Path(__file__).parent / "one_family.py"), *ops]
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(nnk.__file__).parents[1]),
+            "NUMBA_CACHE_DIR": str(tmp_path),
+        }
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [float(line) for line in done.stdout.split()]
+
+    family = ("sin", "cos", "neg", "abs", "tanh")
+    for op in family:
+        assert max(errors_of(op)) < 1e-14
+    assert max(errors_of(*family)) < 1e-14
+
+
 def test_no_kernel_made_by_a_function_captures_a_compiled_one():
     # Numba's key holds what a closure captured, and a dispatcher is another one in every process.
     # By type(): isinstance asks the object, and some that lie in memory answer with a warning.

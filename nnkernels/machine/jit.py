@@ -12,12 +12,16 @@ spelled out here, once, and nowhere else.
 - ``jit_parallel`` compiles the thin drivers that spread a tuned kernel over threads with ``prange``.
 """
 
+import itertools
+import os
+import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from numba import prange, types
+from numba.core.bytecode import FunctionIdentity
 from numba.extending import overload, register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -49,6 +53,21 @@ TUNED_FLAGS = {"contract", "reassoc", "nsz", "arcp", "afn"}
 # integers, while the literals 1 and False have types of their own: kernels are called with these instead.
 signed: Any = np.int64
 flag: Any = np.bool_
+
+
+def number_functions_apart() -> None:
+    """Let Numba number this process's functions from a random place on, in the place of 1.
+
+    The number is all that tells the symbols of closures from one factory apart, and it is kept with the
+    machine code. Two processes that counted from 1 would cache, say, the loops of sin and of tanh under one
+    name; a third that loads both would run the one it met first for either (numba/numba#10486).
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
+
+
+number_functions_apart()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=number_functions_apart)  # parent and child would count alike
 
 
 def compile_lazily(function: F, **options: Any) -> F:
