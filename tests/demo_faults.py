@@ -230,7 +230,7 @@ FAULTS = {
             "dz_dw3 * w2",
         ),
         (
-            "S14: a column for a row of the Jacobian",
+            "S14: rows of the Jacobian in the wrong order",
             "for e in np.eye(len(y))], axis=0)",
             "for e in np.eye(len(y))], axis=0)[::-1]",
         ),
@@ -328,11 +328,23 @@ FAULTS = {
             "/ h",
         ),
     ],
+    "decision_boundaries": [
+        (
+            "no ReLU between the layers",
+            '"with ReLU": nn.ReLU',
+            '"with ReLU": nn.Identity',
+        ),
+        (
+            "the regulariser is dropped",
+            "+ penalty(model.parameters())",
+            "",
+        ),
+    ],
     "universal_approximation": [
         (
             "the hidden units have no activation: the sum is a line",
-            "nn.Linear(1, n, dtype=np.float64), activation(), nn.Linear(n, 1, rng=demo.rng, dtype=np.float64)",
-            "nn.Linear(1, n, dtype=np.float64), nn.Identity(), nn.Linear(n, 1, rng=demo.rng, dtype=np.float64)",
+            "model = network(activation, demo.rng",
+            "model = network(nn.Identity, demo.rng",
         ),
         (
             "the construction takes the slopes, not their changes",
@@ -347,19 +359,24 @@ FAULTS = {
     ],
     "depth_and_width": [
         (
-            "the tent is too low: the next one never folds it",
-            "layer.weight.data[:] = [[2.0, -4.0], [2.0, -4.0]]",
-            "layer.weight.data[:] = [[1.0, -2.0], [1.0, -2.0]]",
+            "the tents after the first are too low: the next one never folds them",
+            "linear([[2, -4], [2, -4]], [0, -0.5])",
+            "linear([[1, -2], [1, -2]], [0, -0.5])",
         ),
         (
-            "the second ReLU of a tent bends at 0, so nothing folds",
-            "layer.bias.data[:] = [0.0, -0.5]\n        layers +=",
-            "layer.bias.data[:] = [0.0, 0.0]\n        layers +=",
+            "the first unit has no ReLU before the next tent: the chain is linear",
+            "[0, -0.5]), nn.ReLU()]\n    return",
+            "[0, -0.5])]\n    return",
         ),
         (
             "the shallow network has three times the units, which is no equal budget",
-            "by_hand = {n: shallow(np.arange(n) / 2**k) for n in widths}",
-            "by_hand = {n: shallow(np.arange(3 * n) / 2**k) for n in widths}",
+            "shallow(np.arange(n) / 2**k)",
+            "shallow(np.arange(3 * n) / 2**k)",
+        ),
+        (
+            "the sawtooth to be followed has half the teeth",
+            "(2 ** (k - 1) * x % 1)",
+            "(2 ** (k - 2) * x % 1)",
         ),
     ],
     "double_descent": [
@@ -377,6 +394,23 @@ FAULTS = {
             "the fit sees the test points too: no threshold at N",
             "a = least_squares(h[:N], y[:N])",
             "a = least_squares(h, y)",
+        ),
+    ],
+    "controlled_amplitudes": [
+        (
+            "no normalisation",
+            "phi(norm(h @ W.data.T))",
+            "phi(h @ W.data.T)",
+        ),
+        (
+            "Glorot's weights for ReLU",
+            "nn.init.he_normal_(W",
+            "nn.init.glorot_normal_(W",
+        ),
+        (
+            "the limit is twice as large",
+            "max_norm=1.0",
+            "max_norm=2.0",
         ),
     ],
     "convolution_1d": [
@@ -496,6 +530,28 @@ FAULTS = {
             "the stacks that are trained have no skips",
             "model = stack(blocks, skip, he)\n    optimizer",
             "model = stack(blocks, False, he)\n    optimizer",
+        ),
+    ],
+    "softmax": [
+        (
+            "the logarithm of a softmax that has underflowed",
+            "value = F.cross_entropy(logits, target)",
+            "value = F.nll_loss(F.softmax(logits).log(), labels)",
+        ),
+        (
+            "the gradient of the sum where the loss is a mean",
+            "(np.exp(log_p) - y) / N",
+            "np.exp(log_p) - y",
+        ),
+        (
+            "the difference of the scores the wrong way round",
+            "F.sigmoid(z[:, 1] - z[:, 0])",
+            "F.sigmoid(z[:, 0] - z[:, 1])",
+        ),
+        (
+            "softmax twice: the loss is given probabilities",
+            "loss=F.cross_entropy,",
+            "loss=lambda z, y: F.cross_entropy(F.softmax(z), y),",
         ),
     ],
     "data_dependent_depth": [
