@@ -102,9 +102,8 @@ def error(model):
 widths = np.array((2, 10, 32) if demo.quick else (2, 4, 7, 10, 16, 22, 27, 32))
 nets = {"by hand": {n: shallow(np.arange(n) / 2**k) for n in widths}, "trained": {}}
 for n in demo.steps(widths, "widths"):
-    nets["trained"][n] = min(
-        (train(shallow(demo.rng.random(n))) for _ in range(1 if demo.quick else 3)), key=error
-    )
+    trials = [train(shallow(demo.rng.random(n))) for _ in range(1 if demo.quick else 3)]
+    nets["trained"][n] = min(trials, key=error)
 errors = {kind: [error(net) for net in nets[kind].values()] for kind in nets}
 most = [max(pieces(nets[kind][n]) for kind in nets) for n in widths]
 demo.record(pieces_of_1_to_10_tents=counts, hidden_units=widths, **errors)
@@ -118,9 +117,7 @@ for panel, depth in zip(axes.flat[:5], depths):
 rest = axes[1, 2]
 rest.plot(grid, deep(k)(grid[:, None]).data, color=plot.style.FRAME, linewidth=0.8)
 for colour, kind in zip(plot.COLOURS[2:0:-1], nets):
-    rest.plot(
-        grid, nets[kind][2 * k](grid[:, None]).data, color=colour, label=f"10 ReLUs in one layer, {kind}"
-    )
+    rest.plot(grid, nets[kind][10](grid[:, None]).data, color=colour, label=f"10 ReLUs in one layer, {kind}")
 rest.set(title="one layer against k = 5", xlabel="x", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 figure.legend(loc="outside lower center", ncols=2)
 demo.save(figure, "sawtooth")
