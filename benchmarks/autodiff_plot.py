@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from nnkernels import plot
+from nnkernels.plot import style
 
 HERE = Path(__file__).parent
-INK, GRID = plot.INK, plot.GRID_LINE
-# Okabe and Ito's blue and vermilion, as in plot.py; a marker each, for those who see no colours.
+INK, GRID = style.INK, style.GRID_LINE
+# Okabe and Ito's blue and vermilion, as in nnkernels.plot.style; a marker each, for those who see no colours.
 STYLES = {"forward": ("#0072B2", "o"), "reverse": ("#D55E00", "s")}
 SIZE = 10  # points: 10 pixels high where the picture is 600 wide
 
@@ -45,7 +46,7 @@ def picture(results: dict[str, Any]) -> Figure:
     threads = f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
     figure.supxlabel(
         f"{machine['processor']} ({machine['llvm']}), {threads}, float64, {results['date']}",
-        fontsize=SIZE - 1, color=plot.FAINT,
+        fontsize=SIZE - 1, color=style.FAINT,
     )  # fmt: skip
     return figure
 
@@ -99,7 +100,7 @@ def finish(axes: Axes, x: list[int], below: str, beside: str, title: str) -> Non
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelsize=SIZE, labelcolor=INK, color=plot.FRAME)
+    axes.tick_params(labelsize=SIZE, labelcolor=INK, color=style.FRAME)
     axes.set_xlabel(below, fontsize=SIZE, color=INK)
     axes.set_ylabel(beside, fontsize=SIZE, color=INK)
     axes.set_title(title, fontsize=SIZE + 1, color=INK)

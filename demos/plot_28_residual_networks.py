@@ -100,7 +100,7 @@ axes.plot(depths, residual_he, "o:", color=BLUE, mfc="white", label="with skips,
 axes.plot(depths, plain_he, "s:", color=ORANGE, mfc="white", label="without skips, He's weights")
 axes.set(yscale="log", xlabel="blocks of two layers", ylabel="norm of the gradient", xlim=(0, 41))
 axes.set_yticks([1e-30, 1e-20, 1e-10, 1])
-figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3.2)
 demo.save(figure, "gradients")
 
 # %%
@@ -129,7 +129,7 @@ for name, (blocks, skip, he, line, colour) in demo.steps(cases.items(), "network
 axes.set(yscale="log", xlabel="epoch", ylabel="mean cross-entropy", ylim=(None, 3))
 axes.set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2], ["0.05", "0.1", "0.2", "0.5", "1", "2"], minor=False)
 axes.minorticks_off()
-figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3.2)
 demo.save(figure, "training")
 
 # %%

@@ -5,8 +5,8 @@ Networks defined procedurally
 A network need not be a fixed stack of layers. Its forward pass is a program, and loops and branches in it may
 depend on the data: every call records the graph of what it has just done, and gradients flow back along that.
 
-Here the input is a word and a point of the plane. Each letter stands for a motion that the network does not
-know. It sees only where points end up after words of one to four letters.
+Here the input is a word and points of the plane. Each letter stands for a motion that the network does not
+know. It is only told where the points end up after words of one to four letters.
 """
 
 import numpy as np
@@ -16,14 +16,12 @@ import nnkernels.nn.functional as F
 from nnkernels import nn, optim, plot
 from nnkernels.demo import Demo
 
-demo = Demo(
-    "A network whose input decides which blocks run, and how many, trains and goes on to longer words"
-)
+demo = Demo("A network whose input decides which blocks run, and how often, trains and reads longer words")
 
 # %%
 # Three motions of the disc
 # -------------------------
-# The letter a turns by 0.9 radians, b twists (turns more the further out), c mirrors left and right.
+# The letter a turns by 0.9 radians, b twists (turns by the squared radius), c mirrors left and right.
 
 
 def turned(s, angle):
@@ -34,8 +32,8 @@ def turned(s, angle):
 
 motions = {
     "a": lambda s: turned(s, 0.9),
-    "b": lambda s: turned(s, (s * s).sum(axis=1)),
-    "c": lambda s: s * [-1.0, 1.0],
+    "b": lambda s: turned(s, (s**2).sum(axis=1)),
+    "c": lambda s: s * [-1, 1],
 }
 
 
@@ -43,7 +41,7 @@ def truth(word, s):
     """Return where the points s end up."""
     for letter in word:
         s = motions[letter](s)
-    return s
+    return s.astype(np.float32)
 
 
 def draw(length, N):
@@ -81,8 +79,8 @@ class Reader(nn.Module):
 # %%
 # Train on words of one to four letters
 # -------------------------------------
-# Each step draws another word, so each step has another graph. The letters' motions are never shown by
-# themselves, except where the word has one letter.
+# Each step draws another word, so each step records another graph. Blocks of letters that the word lacks are
+# not in it, get no gradient, and stay as they are.
 
 model = Reader()
 steps = 1500 if demo.quick else 6000
@@ -91,87 +89,64 @@ schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 losses = []
 for _ in demo.steps(range(steps), "training"):
     word, s = draw(demo.rng.integers(1, 5), 256)
-    loss = F.mse_loss(model(word, s), truth(word, s).astype(np.float32))
+    loss = F.mse_loss(model(word, s), truth(word, s))
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     schedule.step()
     losses.append(loss.item())
 
-
 # %%
 # What the calls recorded
 # -----------------------
 # The graph of a word has three operations per letter (a layer with its ReLU, a layer, a sum), and a letter
-# that comes twice uses the same weights twice. The pictures show it for the words b and bb.
+# that comes twice uses the same weights twice. The pictures show it for the words bb and bbb.
 
-
-def recorded(length):
-    """Return how many operations the call for a word of this length has recorded."""
+operations = []
+for length in range(1, 13):
     word, s = draw(length, 1)
     text = nnk.graph(model(word, s), gradient=np.ones((1, 2), np.float32), format="dot")
-    return text.count("label") - 4 * len(set(word)) - 1  # less the parameters of its blocks and the input
+    operations.append(text.count("label") - 4 * len(set(word)) - 1)  # less the blocks' parameters and s
+demo.check("words of 1 to 12 letters record 3, 6, ..., 36 operations", operations == list(range(3, 37, 3)))
 
-
-operations = [recorded(length) for length in range(1, 13)]
-demo.record(operations=operations)
-off = max(abs(found - 3 * length) for length, found in enumerate(operations, start=1))
-demo.check("recorded operations off three per letter, words of 1 to 12 letters", off, at_most=0)
-
-words = "b", "bb"
-start = np.float32([[0.6, -0.3]])
-for word in words:
-    distance = F.mse_loss(model(word, start), truth(word, start).astype(np.float32))
-    names = {name: p for name, p in model.named_parameters() if name[0] in word}
-    demo.save(nnk.graph(distance, names), f"graph_{word}")
+s = np.float32([[0.6, -0.3]])
+for word in ("bb", "bbb"):
+    end = truth(word, s)
+    names = {f"b.{name}": parameter for name, parameter in model.b.named_parameters()}
+    demo.save(nnk.graph(F.mse_loss(model(word, s), end), names | {"s": s, "truth": end}), f"graph_{word}")
 
 # %%
 # Words longer than any in training
 # ---------------------------------
 # The network has learnt the letters, so it can read longer words. Its error grows slowly with their number.
+# The halves of a disc, coloured, show what a word of eight letters does to it.
 
 
 def error(length):
-    """Return the root mean square distance from the truth over random words of this length."""
-    squares = []
-    for _ in range(100):
-        word, s = draw(length, 64)
-        with nnk.no_grad():
-            squares.append(((model(word, s).data - truth(word, s)) ** 2).sum(axis=1))
+    """Return the root mean square distance from the truth, over a hundred words of this length."""
+    calls = [draw(length, 64) for _ in range(100)]
+    squares = [((model(word, s).data - truth(word, s)) ** 2).sum(axis=1) for word, s in calls]
     return float(np.sqrt(np.mean(squares)))
 
 
-lengths = range(1, 13)
-errors = [error(length) for length in lengths]
-demo.record(error_by_word_length=errors)
+errors = [error(length) for length in range(1, 13)]
+demo.record(operations=operations, error=errors)
 
 figure, ((left, right), discs) = plot.subplots(2, 2, size=(7.4, 6.4))
-window = steps // 50
-smooth = np.convolve(losses, np.ones(window) / window, "valid")
-left.semilogy(np.arange(len(smooth)) + window, smooth, color=plot.COLOURS[0])
+smooth = np.convolve(losses, np.ones(30) / 30, "valid")  # means of 30 steps
+left.semilogy(np.arange(30, steps + 1), smooth)
 left.set(title="training", xlabel="step, each with a new word", ylabel="mean squared error")
 right.axvspan(0.5, 4.5, color=plot.style.GRID_LINE, label="lengths in training")
-right.plot(lengths, errors, "o-", color=plot.COLOURS[1], label="error at new points")
+right.plot(range(1, 13), errors, "o-", color=plot.COLOURS[1], label="error at new points")
 right.set(title="deeper than in training", xlabel="letters in the word", ylabel="distance from the truth")
 right.set(xticks=range(1, 13), ylim=(0, None))
-figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-# %%
-# A disc with two colours makes a long word visible: where its points should be, and where the network moves
-# them to.
-
 word, s = draw(8, 3000)
-colours = np.array(plot.COLOURS)[(s[:, 0] > 0).astype(int)]
-with nnk.no_grad():
-    ends = {f"the word {word}": truth(word, s), "as the network reads it": model(word, s).data}
+colours = np.where(s[:, 0] > 0, plot.COLOURS[1], plot.COLOURS[0])
+ends = {f"the word {word}": truth(word, s), "as the network reads it": model(word, s).data}
 for panel, (title, end) in zip(discs, ends.items()):
     panel.scatter(*end.T, s=4, c=colours, linewidths=0)
-    panel.set(title=title, aspect="equal", xlim=(-1.15, 1.15), ylim=(-1.15, 1.15))
-    panel.set(xlabel="$s_1$", ylabel="$s_2$")
+    panel.set(title=title, aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xlabel="x", ylabel="y")
+figure.legend(loc="outside lower center", ncols=2)
 demo.save(figure, "error")
 
-demo.check(
-    "distance from the truth after 8 letters (radius of the disc: 1; in training up to 4)",
-    errors[7],
-    at_most=0.2 if demo.quick else 0.1,
-)
+demo.check("error after 8 letters, in radii of the disc", errors[7], at_most=0.2 if demo.quick else 0.1)
