@@ -75,8 +75,8 @@ def text(results: dict[str, Any]) -> str:
     """Return the whole report for a terminal, at most 110 columns wide."""
     machine, versions = results["machine"], results["versions"]
     lines = [
-        f"{machine['processor']} ({machine['llvm']}), {machine['cores']} cores; PyTorch {versions['torch']}, "
-        f"Numba {versions['numba']}, float32, medians, {results['date']}",
+        f"{machine['processor']} ({machine['llvm']}), {machine['cores']} cores",
+        f"PyTorch {versions['torch']}, Numba {versions['numba']}, float32, medians, {results['date']}",
     ]
     others = results["cores_others_used"]
     if others is not None and others > MOST_OTHERS:
