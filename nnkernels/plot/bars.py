@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkernels.plot.style import BODY_COLOURS, INK, LABEL, SMALL, TIMES, is_finite, new_figure, tidy
+from nnkernels.plot.style import BODY_COLOURS, INK, LABEL, TIMES, is_finite, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def compare_bars(rows: Sequence[Mapping[str, Any]], title: str = "Speed of the b
         heights += [top + k for k in range(len(group))]
         middles[str(op)] = top + (len(group) - 1) / 2
         top += len(group) + 0.7
-    figure = new_figure(8.2, 1.35 + 0.165 * top, title)
+    figure = new_figure(7.4, 1.35 + 0.175 * top, title)
     axes = figure.add_subplot()
     _draw_bars(axes, ordered, heights)
     axes.set_ylim(top - 1.0, -0.7)
@@ -85,14 +85,14 @@ def _draw_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], heights: Sequence[
     for y, speedup in zip(heights, speedups, strict=True):
         label = f"{short(speedup)}{TIMES}"
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center_baseline"}
-        axes.annotate(label, (max(speedup, 1.0), y), **place, **SMALL)
+        axes.annotate(label, (max(speedup, 1.0), y), **place, **LABEL)
     times = [time_text(row["seconds"]) for row in rows]
     rates = ["" if row["gflops"] is None else short(row["gflops"]) for row in rows]
-    for offset, head, texts in ((56, "time", times), (112, "GFLOP/s", rates)):
+    for offset, head, texts in ((58, "time", times), (116, "GFLOP/s", rates)):
         for y, text in zip([-1.1, *heights], [head if any(texts) else "", *texts], strict=True):
             place = {"xytext": (offset, 0), "textcoords": "offset points", "va": "center_baseline"}
             place |= {"xycoords": axes.get_yaxis_transform(), "ha": "right", "annotation_clip": False}
-            axes.annotate(text, (1, y), **place, **SMALL)
+            axes.annotate(text, (1, y), **place, **LABEL)
     tidy(axes, "x")
     decades = LogLocator(subs=(1.0, 2.0, 5.0) if span < 1.5 else (1.0,))
     axes.xaxis.set_major_locator(decades if span > 0.5 else MaxNLocator(5))
