@@ -30,7 +30,7 @@ def learning_curves(history: Mapping[str, Any], validation_name: str = "validati
     if best is not None and not (is_index(best, epochs + 1) and best >= 1):
         raise ValueError(f"history['best_epoch'] is {best!r}, wanted an int from 1 to {epochs}")
     panels = [kind for kind in ("loss", "accuracy") if any(key.endswith(kind) for key in curves)]
-    figure = new_figure(4.6 * len(panels), 3.5)
+    figure = new_figure(3.7 * len(panels), 3.2)
     for place, kind in enumerate(panels, start=1):
         names = {"train": "training", "val": validation_name}
         _draw_curves(figure.add_subplot(1, len(panels), place), kind, curves, names, best)
