@@ -18,7 +18,7 @@ import nnkernels.nn.functional as F
 from nnkernels import nn, plot
 from nnkernels.demo import Demo
 
-demo = Demo("Over 20 layers, the right weights or a normalisation keep values and gradients of one size")
+demo = Demo("Over 20 layers, the right weights or layer norm keep values and gradients of one size")
 
 depth, n = 20, 128
 N = 64 if demo.quick else 256
@@ -96,15 +96,17 @@ normalised = {
 by_norm = {name: spreads(*case) for name, case in demo.steps(normalised.items(), "normalisation")}
 
 # %%
+# Twenty layers
+# -------------
 # In both columns the two bad scales leave the picture. Batch norm lets gradients grow by about a fifth per
 # layer on the way back, whatever the weights (Yang et al., A mean field theory of batch normalization, 2019).
 
 layers = np.arange(1, depth + 1)
 figure, axes = plot.subplots(2, 2, size=(7.4, 6.4), sharex=True, sharey="row")
 for column, found in zip(axes.T, (by_weights, by_norm)):
-    for (name, both), line in zip(found.items(), ("-", "-", "-", "--", "-", "--")):
+    for k, (name, both) in enumerate(found.items()):  # markers at layers of their own: some lines coincide
         for panel, spread in zip(column, both):
-            panel.plot(layers, spread, line, label=name)
+            panel.plot(layers, spread, marker="os^Dv*"[k], markevery=(k, 6), label=name)
     column[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
 for row, what in zip(axes, ("values", "gradients")):
     row[0].set(yscale="log", ylim=(1e-5, 1e5), ylabel=f"deviation of {what}")

@@ -76,6 +76,8 @@ class Demo:
         """Print figures (numbers, strings, lists, dicts of them) and keep them for metrics.json."""
         for name, figure in figures.items():
             plain = figure.tolist() if isinstance(figure, np.ndarray | np.generic) else figure
+            if isinstance(plain, dict):
+                plain = {str(key): part for key, part in plain.items()}  # as JSON has them
             self.records[name] = plain
             print(f"{name.replace('_', ' ')}: {in_words(plain)}")
         self._write()

@@ -109,10 +109,14 @@ def test_a_check_holds_or_raises_and_is_recorded(make_demo, measured, bounds, ho
 
 def test_figures_are_printed_and_kept(make_demo, capsys):
     demo = make_demo("--quick", "--seed", "2")
-    demo.record(learning_rate=0.123456, losses=[1.0, 0.5], by_name={"a": 1.5})
-    assert capsys.readouterr().out == "learning rate: 0.1235\nlosses: 1, 0.5\nby name: a 1.5\n"
+    demo.record(learning_rate=0.123456, losses=[1.0, 0.5], by_name={"a": 1.5, 2: 3})
+    assert capsys.readouterr().out == "learning rate: 0.1235\nlosses: 1, 0.5\nby name: a 1.5, 2 3\n"
     found = metrics_of(demo)
-    assert found["figures"] == {"learning_rate": 0.123456, "losses": [1.0, 0.5], "by_name": {"a": 1.5}}
+    assert found["figures"] == {
+        "learning_rate": 0.123456,
+        "losses": [1.0, 0.5],
+        "by_name": {"a": 1.5, "2": 3},
+    }
     assert (found["quick"], found["seed"], found["holds"]) == (True, 2, False)  # nothing was checked
 
 
