@@ -4,7 +4,7 @@ A convolution, step by step
 
 A convolution of pictures `x` (N, C, H, W) with filters `w` (K, C, R, S), with stride 1 and no padding, is
 
-.. math:: y_{nkpq} = \sum_{c=0}^{C-1} \sum_{r=0}^{R-1} \sum_{s=0}^{S-1} x_{n,\,c,\,p+r,\,q+s} \; w_{kcrs}
+.. math:: y_{nkpq} = \sum_{c,\,r,\,s} x_{n,\,c,\,p+r,\,q+s} \; w_{kcrs}
 
 As a program these are seven loops, each inside the one before: four walk over the elements of `y`, three over
 the products that an element is the sum of. The film shows what every step reads and writes, on arrays small

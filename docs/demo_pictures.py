@@ -1,13 +1,16 @@
 """What the gallery does with demos: it gives them options, and shows the pictures that they write."""
 
+import math
 import os
 import shutil
 from pathlib import Path
 
 from sphinx_gallery.scrapers import figure_rst
 
+import nnkernels.demo
 from nnkernels.demo import name_of
 
+nnkernels.demo.SILENT = math.inf  # progress is for terminals, and would be shown as output
 RUNS = Path(__file__).parent / "_build" / "runs"
 shown: dict[str, set[tuple[str, int]]] = {}  # per demo: the files that a page has, and when they were written
 
