@@ -139,11 +139,12 @@ def run_script(script: Script, out: Path, arguments: argparse.Namespace) -> Outc
     try:
         with command_line(command + ["--quick"] * arguments.quick):
             runpy.run_path(str(script.path), run_name="__main__")
-    except (
-        ClaimError,
-        ModuleNotFoundError,
-        FloatingPointError,
-    ) as error:
+    except ModuleNotFoundError as error:
+        found = str(error)
+        if "pip install" not in found:
+            found += '; what demos need comes with: pip install "nnkernels[data]"'
+        return Outcome(False, found, time.perf_counter() - start)
+    except (ClaimError, FloatingPointError) as error:
         return Outcome(False, str(error), time.perf_counter() - start)
     seconds = time.perf_counter() - start
     path = out / METRICS
