@@ -13,10 +13,11 @@ ALLOWED = {
     "autograd": {"machine", "ops", "autograd"},
     "nn": {"machine", "ops", "autograd", "nn"},
     "optim": {"machine", "ops", "autograd", "nn", "optim"},
-    "io": set(),
+    "io": {"io"},
     "data": {"io"},
     "plot": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},
+    "visualize": {"machine", "ops", "autograd", "nn", "train", "visualize"},
 }
 TOP = {"__init__", "__main__", "commands", "cuda", "demo"}  # may import anything
 FILES = sorted(PACKAGE.rglob("*.py"))

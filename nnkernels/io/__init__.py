@@ -1,0 +1,59 @@
+"""Weights and metrics on disk: npz, safetensors and JSON, each file replaced in one step, never pickled.
+
+A state is a dict of names and NumPy arrays, as `Module.state_dict` returns it and `load_state_dict` takes it:
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> path = Path(tempfile.mkdtemp()) / "weights.npz"
+>>> save(path, {"fc.bias": np.float32([1, 2])})
+>>> load(path)
+{'fc.bias': array([1., 2.], dtype=float32)}
+
+Files are not trusted: what a file declares is compared with its real size before memory is taken for it, and
+one that is cut short, damaged or of another format gives one ValueError that names it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnkernels.io.json_file import write_json
+from nnkernels.io.npz import load_npz, save_npz
+from nnkernels.io.safetensors import load_safetensors, save_safetensors
+
+__all__ = ["load", "load_npz", "load_safetensors", "save", "save_npz", "save_safetensors", "write_json"]
+
+
+class _Format(NamedTuple):
+    save: Callable[[Path, Mapping[str, NDArray[Any] | np.generic]], None]
+    load: Callable[[Path], dict[str, NDArray[Any]]]
+
+
+_FORMATS = {".npz": _Format(save_npz, load_npz), ".safetensors": _Format(save_safetensors, load_safetensors)}
+
+
+def save(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any] | np.generic]) -> None:
+    """Write named arrays by `save_npz` or `save_safetensors`, as the ending of `path` says.
+
+    Raises ValueError for another ending, and what those two raise.
+    """
+    _format_of(Path(path)).save(Path(path), state)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Read named arrays by `load_npz` or `load_safetensors`, as the ending of `path` says.
+
+    Raises ValueError for another ending, and what those two raise.
+    """
+    return _format_of(Path(path)).load(Path(path))
+
+
+def _format_of(path: Path) -> _Format:
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(f"{path}: wanted a name that ends in {' or '.join(_FORMATS)}") from None
