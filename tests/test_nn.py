@@ -1,6 +1,7 @@
 """Modules, layers, losses, initial weights, LeNet-5, and what a user can do wrong with them."""
 
 import math
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -184,24 +185,82 @@ def test_load_state_dict_names_every_fault_and_changes_nothing():
     state["rest.0.bias"] = np.array(["a"] * 4)
     with pytest.raises(ValueError, match="load_state_dict") as caught:
         net.load_state_dict(state)
-    for words in (
-        "first.weight has shape (3, 4), the module's is (4, 3)",
-        "shift has shape (3,), the module's is (2,)",
-        "first.bias is missing",
-        "scale is missing",
-        "extra.weight is unexpected",
-        "rest.0.bias holds <U1",
-    ):
-        assert words in str(caught.value)
+    assert str(caught.value).splitlines() == [
+        "load_state_dict: the state does not fit Net:",
+        "missing (2): scale, first.bias;",
+        "unexpected (1): extra.weight;",
+        "shapes (2): first.weight (3, 4) instead of (4, 3), shift (3,) instead of (2,);",
+        "dtypes (1): rest.0.bias holds <U1",
+    ]
     for name, value in net.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_load_state_dict_names_hundreds_of_keys_on_a_line_for_each_kind():
+    deep = nn.Sequential(*(nn.Linear(2, 2) for _ in range(200)))
+    state = {f"old.{i}": np.zeros(2) for i in range(300)}
+    state |= {f"{i}.bias": np.zeros(3) for i in range(100)}
+    with pytest.raises(ValueError, match="load_state_dict") as caught:
+        deep.load_state_dict(state)
+    missing, unexpected, shapes = str(caught.value).splitlines()[1:]
+    missed = [f"{i}.weight" for i in range(100)]
+    missed += [f"{i}.{name}" for i in range(100, 200) for name in ("weight", "bias")]
+    assert missing == f"missing (300): {', '.join(missed)};"
+    assert unexpected == f"unexpected (300): {', '.join(f'old.{i}' for i in range(300))};"
+    assert shapes.split(": ")[1] == ", ".join(f"{i}.bias (3,) instead of (2,)" for i in range(100))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (None, TypeError, "scale is NoneType"),
+        ("1.5", TypeError, "scale is str"),
+        ({"data": [1.5]}, TypeError, "scale is dict"),
+        ([[1.0], [2.0, 3.0]], TypeError, "scale cannot become a NumPy array"),
+        (np.array([None]), ValueError, "scale holds object"),
+        (np.array([1.5j]), ValueError, "scale holds complex128"),
+        (np.array(["1.5"]), ValueError, "scale holds <U3"),
+        (np.array([1e300]), ValueError, "scale holds numbers that float32 cannot hold"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_load_state_dict_refuses_what_is_no_array_of_real_numbers(value, error, words, strict):
+    net = Net()
+    before = net.state_dict()
+    state = {name: array + 1 for name, array in before.items()} | {"scale": value}
+    with pytest.raises(error, match=re.escape(words)):
+        net.load_state_dict(state, strict)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_load_state_dict_takes_nan_other_dtypes_and_lists():
+    net = Net()
+    state = {name: array.astype(np.float64) for name, array in net.state_dict().items()}
+    state |= {"scale": [np.nan], "shift": np.array([np.inf, -1], np.float16)}
+    net.load_state_dict(state)
+    assert net.scale.data.dtype == net.shift.dtype == np.float32
+    assert np.isnan(net.scale.data).all()
+    assert net.shift.tolist() == [np.inf, -1]
+
+
+def test_load_state_dict_wants_a_dict():
+    with pytest.raises(TypeError, match="state must be a dict of arrays, got str"):
+        Net().load_state_dict("weights.npz")
+
+
+def test_numbers_a_counter_cannot_hold_are_refused():
+    norm = nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match="num_batches_tracked holds numbers that int64 cannot hold"):
+        norm.load_state_dict({"num_batches_tracked": np.float32(np.nan)}, strict=False)
+    assert norm.num_batches_tracked == 0
 
 
 def test_loading_without_strict_takes_what_fits_and_still_refuses_wrong_shapes():
     net = Net()
     net.load_state_dict({"scale": [7.0], "unknown": np.zeros(3)}, strict=False)
     assert net.scale.data.tolist() == [7.0]
-    with pytest.raises(ValueError, match="scale has shape"):
+    with pytest.raises(ValueError, match=re.escape("scale (2,) instead of (1,)")):
         net.load_state_dict({"scale": [1.0, 2.0], "first.bias": np.zeros(4)}, strict=False)
     assert net.first.bias.data.any()
 
@@ -244,6 +303,33 @@ def test_state_goes_to_torch_and_back_under_the_same_keys_and_shapes():
         np.testing.assert_allclose(
             Net(rng=5)(x).data, theirs(torch.from_numpy(x)).numpy(), rtol=1e-5, atol=1e-6
         )
+
+
+@needs_torch
+def test_torch_state_with_counters_and_half_precision_loads():
+    import torch
+
+    theirs, ours = torch.nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    theirs(torch.randn(4, 3))
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.num_batches_tracked.shape == ()
+    assert ours.num_batches_tracked == 1
+    ours.load_state_dict(theirs.half().state_dict())
+    np.testing.assert_array_equal(ours.running_mean, theirs.running_mean.numpy().astype(np.float32))
+
+
+@needs_torch
+def test_torch_tensors_numpy_cannot_read_are_named():
+    theirs, net = torch_net(), Net()
+    before = net.state_dict()
+    for state, words in (
+        (dict(theirs.named_parameters()), r"scale cannot .* requires grad"),
+        (theirs.bfloat16().state_dict(), r"scale cannot .* BFloat16"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            net.load_state_dict(state, strict=False)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 @needs_torch

@@ -210,27 +210,35 @@ class Module:
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
         """Copy the arrays of ``state`` into the parameters and buffers of the same names.
 
-        Raises ValueError naming every missing, unexpected and mis-shaped key (with ``strict=False`` only the
-        mis-shaped ones); then nothing is changed.
+        ``state`` may come from ``state_dict``, from ``io.load``, or from a PyTorch module on the CPU. With
+        ``strict=False`` keys may be missing, and those that the module lacks are passed over.
+
+        Raises ValueError naming every key that is missing, unexpected, of another shape or no array of real
+        numbers, or one whose numbers the parameter cannot hold; TypeError naming a key whose value is no
+        array. Nothing is changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"load_state_dict: state must be a dict of arrays, got {type(state).__name__}")
         own = dict(self._named_arrays())
-        given = {name: np.asarray(move(value, "cpu")) for name, value in state.items()}
-        faults = [
-            f"{name} has shape {given[name].shape}, the module's is {array.shape}"
-            for name, array in own.items()
-            if name in given and given[name].shape != array.shape
-        ]
-        faults += [
-            f"{n} holds {a.dtype}" for n, a in given.items() if n in own and a.dtype.kind not in "fiub"
-        ]
-        if strict:
-            faults += [f"{name} is missing" for name in own if name not in given]
-            faults += [f"{name} is unexpected" for name in given if name not in own]
-        if faults:
-            raise ValueError(f"load_state_dict: {'; '.join(faults)}")
-        for name, array in own.items():
-            if name in given:
-                overwrite(array, given[name])
+        given = {name: _host_array(name, state[name]) for name in own if name in state}
+        faults = {
+            "missing": [name for name in own if name not in given] if strict else [],
+            "unexpected": [str(name) for name in state if name not in own] if strict else [],
+            "shapes": [
+                f"{name} {array.shape} instead of {own[name].shape}"
+                for name, array in given.items()
+                if array.shape != own[name].shape
+            ],
+            "dtypes": [f"{name} holds {a.dtype}" for name, a in given.items() if a.dtype.kind not in "fiub"],
+        }
+        found = [f"{kind} ({len(keys)}): {', '.join(keys)}" for kind, keys in faults.items() if keys]
+        if found:
+            raise ValueError(
+                f"load_state_dict: the state does not fit {type(self).__name__}:\n" + ";\n".join(found)
+            )
+        ready = {name: _cast(name, array, own[name].dtype) for name, array in given.items()}
+        for name, array in ready.items():
+            overwrite(own[name], array)
         for parameter in self.parameters():
             parameter.was_changed()
 
@@ -259,6 +267,27 @@ class Module:
 def hooked(*modules: Module) -> bool:
     """Return whether any of the modules has a forward hook."""
     return any(module._forward_hooks for module in modules)
+
+
+def _host_array(name: str, value: Any) -> Array:
+    """Return one value of a state as an array in host memory."""
+    value = move(array_of(value), "cpu")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # other libraries' tensors raise what they like
+        raise TypeError(f"load_state_dict: {name} cannot become a NumPy array: {error}") from error
+    if array.dtype.kind not in "fiub" and not hasattr(value, "dtype"):
+        raise TypeError(f"load_state_dict: {name} is {type(value).__name__}, wanted an array of numbers")
+    return array
+
+
+def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return the array in the dtype of the place it goes to; NaN and infinities are kept, none are made."""
+    try:
+        with np.errstate(over="raise", under="ignore", invalid="raise" if dtype.kind in "iu" else "ignore"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        raise ValueError(f"load_state_dict: {name} holds numbers that {dtype} cannot hold") from error
 
 
 class Sequential(Module):
