@@ -8,7 +8,7 @@
 tensor([2.5838532, 2.       ])
 """
 
-from nnkernels import autograd, cuda, data, io, nn, ops, optim, plot, train
+from nnkernels import autograd, cuda, data, io, nn, ops, optim, plot, train, visualize
 from nnkernels.autograd import (
     Dual,
     GradcheckError,
@@ -40,7 +40,7 @@ __all__ = [
     "explain", "get_matmul_precision", "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp",
     "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot", "set_matmul_precision",
     "set_num_threads", "set_winograd", "simulate_gpu", "tensor", "trace", "train", "use_backend",
-    "value_and_grad", "vjp",
+    "value_and_grad", "visualize", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
