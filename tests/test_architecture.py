@@ -14,7 +14,7 @@ ALLOWED = {
     "nn": {"machine", "ops", "autograd", "nn"},
     "optim": {"machine", "ops", "autograd", "nn", "optim"},
     "io": {"io"},
-    "data": {"io"},
+    "data": {"io", "data"},
     "plot": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},
     "visualize": {"machine", "ops", "autograd", "nn", "train", "visualize"},

@@ -122,6 +122,35 @@ def test_held_out_out_of_range(held_out):
         data.mnist_5k(held_out=held_out)
 
 
+# ---------------------------------------------------------------- the karate club
+
+
+def test_the_karate_club_is_zacharys():
+    edges, sides = data.karate_club()
+    assert edges.dtype == sides.dtype == np.int64
+    assert edges.shape == (2, 78)
+    assert len({frozenset(pair) for pair in edges.T.tolist()}) == 78
+    adjacency = np.zeros((34, 34), int)
+    adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = 1
+    degrees = adjacency.sum(axis=1)
+    assert (degrees[0], degrees[33], degrees.min(), degrees.sum()) == (16, 17, 1, 2 * 78)
+    assert np.trace(np.linalg.matrix_power(adjacency, 3)) == 6 * 45  # 45 triangles
+    reached = np.linalg.matrix_power(np.eye(34, dtype=int) + adjacency, 5)
+    assert reached.all()  # connected, nobody further than five steps
+    assert np.bincount(sides).tolist() == [17, 17]
+    assert (sides[0], sides[33]) == (0, 1)
+    crossing = sides[edges[0]] != sides[edges[1]]
+    assert crossing.sum() == 11
+
+
+def test_the_karate_club_is_networkxs():
+    networkx = pytest.importorskip("networkx", reason="a second record of the club comes with networkx")
+    club = networkx.karate_club_graph()
+    edges, sides = data.karate_club()
+    assert {tuple(sorted(pair)) for pair in club.edges} == {tuple(pair) for pair in edges.T.tolist()}
+    assert [club.nodes[i]["club"] == "Officer" for i in range(34)] == (sides == 1).tolist()
+
+
 # ---------------------------------------------------------------- read_idx
 
 
