@@ -104,7 +104,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any
         if dtype.kind not in NUMBERS:
             raise ValueError(f"dtype {dtype}, wanted booleans or numbers")
         size = info.file_size - member.tell()
-        if math.prod(shape) * dtype.itemsize != size:
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
             raise ValueError(f"{size} bytes of data for an array {shape} of {dtype}")
         array = read_array(member, shape, dtype, "F" if is_fortran else "C")
         member.read(1)  # reading on to the end makes zipfile compare the checksum
