@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import nnkernels
-from nnkernels.commands import CommandError, compare, demo, gradcheck, info, train
+from nnkernels.commands import CommandError, compare, convert, demo, gradcheck, info, train
 
 INTERRUPTED = "nnkernels: interrupted"
 
@@ -29,6 +29,7 @@ def build_parser() -> Parser:
     demo.add_parser(commands)
     compare.add_parser(commands)
     gradcheck.add_parser(commands)
+    convert.add_parser(commands)
     info.add_parser(commands)
     return parser
 

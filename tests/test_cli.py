@@ -62,7 +62,7 @@ def test_version() -> None:
 def test_no_command_prints_help() -> None:
     done = call()
     assert done.returncode == 2
-    for command in ("train", "compare", "gradcheck", "info"):
+    for command in ("train", "compare", "gradcheck", "convert", "info"):
         assert f"\n    {command}" in done.stderr
 
 
