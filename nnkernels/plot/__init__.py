@@ -13,6 +13,7 @@ from nnkernels.plot.confusion import confusion_matrix
 from nnkernels.plot.curves import learning_curves
 from nnkernels.plot.files import Animation, animate, save
 from nnkernels.plot.gradients import gradient_histograms
+from nnkernels.plot.layers import layer_times
 from nnkernels.plot.rates import rate_search
 from nnkernels.plot.style import BODY_COLOURS, COLOURS, subplots
 from nnkernels.plot.surfaces import decision_boundary, loss_surface
@@ -29,6 +30,7 @@ __all__ = [
     "feature_maps",
     "filters",
     "gradient_histograms",
+    "layer_times",
     "learning_curves",
     "loss_surface",
     "rate_search",
