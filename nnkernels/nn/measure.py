@@ -2,7 +2,7 @@
 
 The network runs as it always does, while ``forward`` of each layer and backward of each recorded call are
 timed from outside. So layers find the caches, buffers and fused relus of a real pass, and with what happens
-outside of layers their times add up to the whole.
+outside of layers their times add up to the whole. Noting a call adds about a microsecond to it.
 """
 
 import gc
