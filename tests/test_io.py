@@ -46,8 +46,14 @@ def test_numpy_reads_what_save_npz_writes(weights):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_load_npz_reads_what_numpy_writes(tmp_path, save):
-    save(tmp_path / "a.npz", **STATE)
-    assert_same_state(io.load_npz(tmp_path / "a.npz"), STATE)
+    state = STATE | {
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i4"),
+    }
+    save(tmp_path / "a.npz", **state)
+    found = io.load_npz(tmp_path / "a.npz")
+    assert_same_state(found, state)
+    assert found["columns"].flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,9 @@ def test_values_survive_any_memory_order_and_byte_order(tmp_path, array):
     assert loaded.flags.writeable
 
 
-@pytest.mark.parametrize("name", ["file", "allow_pickle", "a.npy", "head/0", "größe", " x"])
+@pytest.mark.parametrize(
+    "name", ["file", "allow_pickle", "a.npy", "head/0", "größe", " x", "a..b/..c", "w:0"]
+)
 def test_names_that_numpy_savez_would_confuse_survive(tmp_path, name):
     state = {name: np.ones(2), "a": np.zeros(3)}
     io.save_npz(tmp_path / "a.npz", state)

@@ -78,8 +78,14 @@ def npz_files() -> Iterator[tuple[str, bytes]]:
     yield "a bomb said to be small", archive(("w.npy", zeros), **deflated, file_size=len(GOOD))
     yield "a bomb of many members", archive(*((f"{i}.npy", zeros[: 2**20]) for i in range(64)), **deflated)
     yield "a bomb of overlapping members", overlapping(2000)
-    yield "a bzip2 bomb", archive(("w.npy", zeros), method=zipfile.ZIP_BZIP2)
-    yield "an LZMA bomb", archive(("w.npy", zeros), method=zipfile.ZIP_LZMA)
+    small = {"file_size": len(GOOD)}
+    yield "a bzip2 bomb said to be small", archive(("w.npy", 2 * zeros), method=zipfile.ZIP_BZIP2, **small)
+    yield "an LZMA bomb said to be small", archive(("w.npy", zeros), method=zipfile.ZIP_LZMA, **small)
+    # The first million bytes of 90, with nothing but the file's real size against it.
+    beginning = declaring("(90_000_000,)", "'|u1'", data=bytes(10**6))
+    all_of_it = len(beginning) - 10**6 + 90 * 10**6
+    yield "90 MB in a file of 1", archive(("w.npy", beginning), file_size=all_of_it, compress_size=all_of_it)
+    yield "90 MB, of which 1 stored", archive(("w.npy", beginning), file_size=all_of_it)
     yield "a size beyond the file", archive(("w.npy", GOOD), file_size=10**12, compress_size=10**12)
     yield "a size of 2^62", archive(("w.npy", GOOD), file_size=2**62, compress_size=2**62)
     yield "an unpacked size of 10^12", archive(("w.npy", GOOD), **deflated, file_size=10**12)
@@ -92,6 +98,7 @@ def npz_files() -> Iterator[tuple[str, bytes]]:
     for name in ("../../evil.npy", "a/../../evil.npy", "/etc/evil.npy", "C:/evil.npy", "..\\evil.npy"):
         yield f"the name {name}", archive((name, GOOD))
     yield "a name with NUL", archive(("wX.npy", GOOD)).replace(b"wX", b"w\0")
+    yield "a name before a NUL", archive(("w.npyXevil", GOOD)).replace(b"yX", b"y\0")
     yield "an empty name", archive((".npy", GOOD))
     yield "a duplicate name", archive(("w.npy", GOOD), ("w.npy", GOOD))
     yield "a name of 65000 letters", archive(("w" * 65000, GOOD))
@@ -115,8 +122,9 @@ def npz_files() -> Iterator[tuple[str, bytes]]:
     yield "a header that is code", archive(("w.npy", npy("__import__('os').abort()")))
     yield "a header that is no text", archive(("w.npy", npy(b"\xff\xfe" * 50)))
     yield "a header said to be 4 GiB", archive(("w.npy", npy("{}", version=2, length=2**32 - 1)))
-    blanks = npy(b" " * 2**24, version=2)
-    yield "a header of 16 MiB", archive(("w.npy", blanks[:-200]), **deflated)
+    blanks = npy(b" " * 50_000_000, version=2)
+    noise = np.random.default_rng(0).bytes(600_000)  # lets the file expand to 60 MB
+    yield "a header of 50 MB", archive(("w.npy", blanks), ("noise.npy", noise), **deflated)
     yield "version 9", archive(("w.npy", npy("{}", version=9)))
     yield "no npy at all", archive(("w.npy", b"hello"))
     yield "an empty member", archive(("w.npy", b""))
@@ -180,6 +188,7 @@ def safetensors_files() -> Iterator[tuple[str, bytes]]:
     yield "one offset", tensors({"w": entry() | {"data_offsets": [8]}})
     yield "overlapping arrays", tensors({"a": entry(), "b": entry(start=4, end=12)}, bytes(12))
     yield "two arrays in one place", tensors({"a": entry(), "b": entry()})
+    yield "an escape sequence", tensors({"\n\x1b[31mred": entry(start=4, end=12)}, bytes(12))
     yield "a gap", tensors({"a": entry(), "b": entry(start=12, end=20)}, bytes(20))
     yield "data that belongs to none", tensors({"w": entry()}, bytes(9))
     yield "too little data", tensors({"w": entry()}, bytes(7))

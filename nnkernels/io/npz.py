@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nnkernels.io.arrays import NUMBERS, checked_name, plain_array, plain_state, read_array
+from nnkernels.io.arrays import checked_name, plain_array, plain_state, read_array
 from nnkernels.io.files import damaged, replacing
 
 # Deflate packs zeros to a thousandth, weights hardly at all. Arrays larger than SMALL bytes together and
@@ -101,8 +101,6 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any
         shape, is_fortran, dtype = _read_header(member)
         if dtype.hasobject:
             raise ValueError("it holds pickled Python objects, which are never loaded (numpy's allow_pickle)")
-        if dtype.kind not in NUMBERS:
-            raise ValueError(f"dtype {dtype}, wanted booleans or numbers")
         size = info.file_size - member.tell()
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
             raise ValueError(f"{size} bytes of data for an array {shape} of {dtype}")
