@@ -14,6 +14,7 @@ from nnkernels.plot.curves import learning_curves
 from nnkernels.plot.files import Animation, animate, save
 from nnkernels.plot.gradients import gradient_histograms
 from nnkernels.plot.layers import layer_times
+from nnkernels.plot.overlays import heat_maps, receptive_field
 from nnkernels.plot.rates import rate_search
 from nnkernels.plot.style import BODY_COLOURS, COLOURS, subplots
 from nnkernels.plot.surfaces import decision_boundary, loss_surface
@@ -30,10 +31,12 @@ __all__ = [
     "feature_maps",
     "filters",
     "gradient_histograms",
+    "heat_maps",
     "layer_times",
     "learning_curves",
     "loss_surface",
     "rate_search",
+    "receptive_field",
     "save",
     "style",
     "subplots",
