@@ -615,4 +615,26 @@ FAULTS = {
             "                                if w[k, c, r, s] == 0:\n                                    continue\n                                total += x[n, c, p + r, q + s]",
         ),
     ],
+    "what_layers_see": [
+        (
+            "the shares are those of another class",
+            "integrated_gradients(model, sample, labels, steps=16)",
+            "integrated_gradients(model, sample, (labels + 1) % 10, steps=16)",
+        ),
+        (
+            "the ascent is given up after one step",
+            '"steps": steps,',
+            '"steps": 1,',
+        ),
+        (
+            "each page is shown to another channel",
+            'visualize.deconvnet(convolutions, pages, "2", units)',
+            'visualize.deconvnet(convolutions, pages, "2", np.roll(units, 1))',
+        ),
+        (
+            "rows and columns of the pages are mixed up",
+            "tiles.reshape(3, 3, 28, 28).transpose(0, 2, 1, 3)",
+            "tiles.reshape(3, 3, 28, 28).transpose(1, 2, 0, 3)",
+        ),
+    ],
 }

@@ -66,6 +66,13 @@ FIGURES = {
     "wide filter table": lambda: plot.filters(RNG.normal(size=(2, 40, 1, 3))),
     "one map": lambda: plot.feature_maps(IMAGE, RNG.random((1, 24, 24))),
     "sixteen maps": lambda: plot.feature_maps(IMAGE, RNG.normal(size=(16, 10, 10))),
+    "heat maps": lambda: plot.heat_maps(
+        np.ones((3, 3, 20, 20)), {f"method {k}": np.ones((3, 20, 20)) * k for k in range(4)}, "Title"
+    ),
+    "one heat map": lambda: plot.heat_maps(np.ones((1, 1, 8, 20)), {"alone": np.ones((1, 8, 20))}),
+    "fields": lambda: plot.receptive_field(
+        np.zeros((3, 20, 30)), {f"conv{k}": np.eye(20, 30) > 0 for k in range(6)}, "What units see"
+    ),
     "confusion": lambda: plot.confusion_matrix(np.eye(10) * 96 + 1, [*"0123456789"], mistakes()),
     "confusion of two": lambda: plot.confusion_matrix(
         [[50, 2], [3, 45]], ["no", "yes"], [(IMAGE, 0, 1, 0.7)]
