@@ -244,6 +244,13 @@ def test_load_state_dict_takes_nan_other_dtypes_and_lists():
     assert net.shift.tolist() == [np.inf, -1]
 
 
+def test_load_state_dict_takes_parameters_of_another_model():
+    net, other = Net(rng=1), Net(rng=2)
+    net.load_state_dict(dict(other.named_parameters()) | {"shift": other.shift})
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, other.state_dict()[name])
+
+
 def test_load_state_dict_wants_a_dict():
     with pytest.raises(TypeError, match="state must be a dict of arrays, got str"):
         Net().load_state_dict("weights.npz")
