@@ -251,6 +251,16 @@ def test_load_state_dict_takes_parameters_of_another_model():
         np.testing.assert_array_equal(array, other.state_dict()[name])
 
 
+@pytest.mark.sim
+def test_load_state_dict_takes_parameters_from_a_gpu():
+    pytest.importorskip("greenlet", reason="the simulator comes with an extra")
+    net, other = nn.Linear(3, 2, rng=1), nn.Linear(3, 2, rng=2)
+    with nnk.simulate_gpu():
+        other.cuda()
+        net.load_state_dict(dict(other.named_parameters()))
+        np.testing.assert_array_equal(net.weight.data, other.state_dict()["weight"])
+
+
 def test_load_state_dict_wants_a_dict():
     with pytest.raises(TypeError, match="state must be a dict of arrays, got str"):
         Net().load_state_dict("weights.npz")
