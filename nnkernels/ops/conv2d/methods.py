@@ -10,16 +10,19 @@ from typing import Literal, NamedTuple
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
 from nnkernels.ops.conv2d.weights import FEW
 
-Way = Literal["direct", "depthwise", "pixels", "winograd2", "winograd4"]
+Way = Literal["direct", "depthwise", "pixels", "columns", "winograd2", "winograd4"]
 
 CHANNELS = 24  # on both sides, from which the transforms of Winograd pay
 FILTERS = 32  # from which sums with the filters side by side fill the vectors
-PATCHES = 64  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
+PATCHES = 32  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
+REORDERED = 256  # filter elements, up to which another order costs nothing
+FEW_PIXELS = 256  # of y in a batch, up to which no copy of all filters pays
+PLANE = 1024  # pixels of a plane of y, up to which dx's columns stay in the L2 cache
 
 ROWS = 4  # filters per channel up to which a tile of MR rows is mostly empty
 
 NAMES = {
-    "direct": "direct", "depthwise": "depthwise", "pixels": "pixels x filters",
+    "direct": "direct", "depthwise": "depthwise", "pixels": "pixels x filters", "columns": "columns",
     "winograd2": "Winograd", "winograd4": "Winograd",
 }  # fmt: skip
 
@@ -48,9 +51,26 @@ class Methods(NamedTuple):
     why_dw: str
 
 
-def alike(way: Way, why: str, why_dw: str) -> Methods:
-    """Return one choice for y and dx."""
-    return Methods(way, why, way, why, "pixels x taps", why_dw)
+def without_winograd(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    why: str, why_dw: str,
+) -> Methods:  # fmt: skip
+    """Return the choices where ``why`` says that Winograd's method is none."""
+    (N, C, H, W), (K, _, R, S) = x, w
+    P, Q = (out_length(*axis) for axis in zip((H, W), (R, S), stride, padding, dilation))
+    few = N * P * Q <= FEW_PIXELS
+    forward: Way = "direct"
+    dx: Way = "direct"
+    why_forward = why_dx = why
+    if by_pixels(w, stride, dilation, groups) and not few:
+        forward = "pixels"
+        why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
+    strided = stride != (1, 1) and P * Q <= PLANE
+    if groups == 1 and K * C * R * S > REORDERED and (few or strided):
+        dx = "columns"
+        pixels = f"{N * P * Q} pixels do not repay bringing the filters into another order"
+        why_dx = pixels if few else "with a stride, other methods need filters sorted by its phases"
+    return Methods(forward, why_forward, dx, why_dx, "pixels x taps", why_dw)
 
 
 def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int) -> str:
@@ -92,6 +112,7 @@ def chosen(
 ) -> Methods:  # fmt: skip
     """Return what ``methods`` does, the switch being part of ``winograd``."""
     (N, C, H, W), (K, per_group, R, S) = x, w
+    call = x, w, stride, padding, dilation, groups
     if groups > 1 and per_group == 1 and K // groups <= ROWS:
         why = "with a channel to each group there is no sum over channels, and a matrix product's tile"
         why += f" would have {K // groups} of its rows in use"
@@ -103,21 +124,22 @@ def chosen(
     else:
         why_dw = f"{per_group} channels fill the vectors, one row of the filter after the other"
     if why := no_winograd(w, stride, padding, dilation, groups):
-        if by_pixels(w, stride, dilation, groups):
-            why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
-            return Methods("pixels", why_forward, "direct", why, "pixels x taps", why_dw)
-        return alike("direct", why, why_dw)
-    if winograd is False:
-        return alike("direct", "Winograd is switched off", why_dw)
-    if winograd is None and min(C, K) < CHANNELS:
-        why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
-        return alike("direct", why, why_dw)
+        return without_winograd(*call, why, why_dw)
     P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
     patches = N * -(-P // 4) * -(-Q // 4)
-    m = winograd or (4 if patches >= PATCHES else 2)
+    if winograd is False:
+        return without_winograd(*call, "Winograd is switched off", why_dw)
+    if winograd is None and min(C, K) < CHANNELS:
+        why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
+        return without_winograd(*call, why, why_dw)
+    if winograd is None and patches < PATCHES:
+        why = f"{patches} patches of 4 x 4 do not repay transforming the filters (from {PATCHES})"
+        return without_winograd(*call, why, why_dw)
+    m = winograd or 4
     saved = "a quarter" if m == 4 else "4/9"
     why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
-    return alike("winograd4" if m == 4 else "winograd2", why, why_dw)
+    way: Way = "winograd4" if m == 4 else "winograd2"
+    return Methods(way, why, way, why, "pixels x taps", why_dw)
 
 
 def describe(

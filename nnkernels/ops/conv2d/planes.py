@@ -30,6 +30,7 @@ from nnkernels.ops.matmul.micro import MR
 
 CHUNK = 1024  # pixels per chunk at most
 SOURCE = 1 << 16  # elements of a chunk's planes: 256 KiB of float32, to stay in the L2 cache
+SHARE = 64  # channels of the result that are worth a task
 LIES = 1 << 15  # elements of an image that is small enough to be read where it lies
 
 
@@ -59,6 +60,7 @@ class Correlation(NamedTuple):
     row_step: int
     column_step: int
     relu: bool
+    shares: int  # tasks that a chunk's channels of the result are cut into
 
 
 CORRELATION = len(Correlation._fields)
@@ -91,7 +93,12 @@ class Plan(NamedTuple):
 
 def make_plan(g: Correlation, weights: int, parts: Array, offsets: Array, taps: Array) -> Plan:
     """Return the plan of sums with so many weights."""
-    slots = 1 if g.N * g.P * g.width * weights < SERIAL_BELOW else min(SLOTS, g.N * -(-g.P // g.rows))
+    slots = 1
+    if g.N * g.P * g.width * weights >= SERIAL_BELOW:
+        chunks = g.N * -(-g.P // g.rows)
+        # Each share packs its rows anew, which so many channels repay.
+        shares = max(1, min(-(-SLOTS // chunks), g.K // g.groups // SHARE))
+        g, slots = g._replace(shares=shares), min(SLOTS, chunks * shares)
     space = planes_size(g) + MR * g.rows * g.pitch
     return Plan(g, np.array(g, np.int64), slots, space, parts, offsets.astype(np.uint64), taps)
 
@@ -128,7 +135,7 @@ def forward_plan(
     offsets = (((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw).reshape(-1)
     sizes = Correlation(
         N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
-        K, P, rows, P, Q, 1, 1, relu,
+        K, P, rows, P, Q, 1, 1, relu, 1,
     )  # fmt: skip
     parts = np.array([Part(P, Q, 0, 0, 0, 0, offsets.size, 0)])
     return make_plan(sizes, K * offsets.size, parts, offsets, np.empty(0, np.int64))
@@ -197,7 +204,7 @@ def gradient_plan(
             taps.append(((filters * R + r) * S + s).reshape(-1))
     sizes = Correlation(
         N, K, P, Q, 1, 1, top, left, 1, 1, pitch, packed, plane, plane_rows, groups,
-        C, max(f.length for f in down), rows, H, W, sh, sw, False,
+        C, max(f.length for f in down), rows, H, W, sh, sw, False, 1,
     )  # fmt: skip
     return make_plan(
         sizes, K * per_group * R * S, np.array(parts), np.concatenate(offsets), np.concatenate(taps)
