@@ -17,7 +17,7 @@ FILTERS = 32  # from which sums with the filters side by side fill the vectors
 PATCHES = 32  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
 REORDERED = 256  # filter elements, up to which another order costs nothing
 FEW_PIXELS = 256  # of y in a batch, up to which no copy of all filters pays
-PLANE = 1024  # pixels of a plane of y, up to which dx's columns stay in the L2 cache
+STRIDED = 1024  # the same for dx with a stride
 
 ROWS = 4  # filters per channel up to which a tile of MR rows is mostly empty
 
@@ -58,18 +58,16 @@ def without_winograd(
     """Return the choices where ``why`` says that Winograd's method is none."""
     (N, C, H, W), (K, _, R, S) = x, w
     P, Q = (out_length(*axis) for axis in zip((H, W), (R, S), stride, padding, dilation))
-    few = N * P * Q <= FEW_PIXELS
+    pixels, one = N * P * Q, stride == (1, 1)
+    few = pixels <= FEW_PIXELS
     forward: Way = "direct"
     dx: Way = "direct"
     why_forward = why_dx = why
     if by_pixels(w, stride, dilation, groups) and not few:
         forward = "pixels"
         why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
-    strided = stride != (1, 1) and P * Q <= PLANE
-    if groups == 1 and K * C * R * S > REORDERED and (few or strided):
-        dx = "columns"
-        pixels = f"{N * P * Q} pixels do not repay bringing the filters into another order"
-        why_dx = pixels if few else "with a stride, other methods need filters sorted by its phases"
+    if groups == 1 and K * C * R * S > REORDERED and pixels <= (FEW_PIXELS if one else STRIDED):
+        dx, why_dx = "columns", f"{pixels} pixels do not repay bringing the filters into another order"
     return Methods(forward, why_forward, dx, why_dx, "pixels x taps", why_dw)
 
 
@@ -111,7 +109,7 @@ def chosen(
     winograd: Winograd,
 ) -> Methods:  # fmt: skip
     """Return what ``methods`` does, the switch being part of ``winograd``."""
-    (N, C, H, W), (K, per_group, R, S) = x, w
+    C, (K, per_group, R, S) = x[1], w
     call = x, w, stride, padding, dilation, groups
     if groups > 1 and per_group == 1 and K // groups <= ROWS:
         why = "with a channel to each group there is no sum over channels, and a matrix product's tile"
@@ -125,21 +123,43 @@ def chosen(
         why_dw = f"{per_group} channels fill the vectors, one row of the filter after the other"
     if why := no_winograd(w, stride, padding, dilation, groups):
         return without_winograd(*call, why, why_dw)
-    P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
-    patches = N * -(-P // 4) * -(-Q // 4)
+    count = patches(x, padding)
     if winograd is False:
         return without_winograd(*call, "Winograd is switched off", why_dw)
     if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
         return without_winograd(*call, why, why_dw)
-    if winograd is None and patches < PATCHES:
-        why = f"{patches} patches of 4 x 4 do not repay transforming the filters (from {PATCHES})"
+    if winograd is None and count < PATCHES:
+        why = f"{count} patches of 4 x 4 do not repay transforming the filters (from {PATCHES})"
         return without_winograd(*call, why, why_dw)
     m = winograd or 4
     saved = "a quarter" if m == 4 else "4/9"
-    why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
+    why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {count} patches of 4 x 4"
     way: Way = "winograd4" if m == 4 else "winograd2"
     return Methods(way, why, way, why, "pixels x taps", why_dw)
+
+
+def prepared_patches(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    winograd: Winograd = None,
+) -> Literal[2, 4] | None:  # fmt: skip
+    """Return the size of Winograd's patches where the filters are transformed once for many calls.
+
+    None where another method is faster. The rule is the same: where patches are few, reading the values,
+    which are more than the filters, is all that counts.
+    """
+    off = winograd is False or not _winograd.get()
+    if off or 0 in x or no_winograd(w, stride, padding, dilation, groups):
+        return None
+    if winograd is None and (min(w[:2]) < CHANNELS or patches(x, padding) < PATCHES):
+        return None
+    return winograd or 4
+
+
+def patches(x: tuple[int, ...], padding: Pair) -> int:
+    """Return the number of 4 x 4 patches in the result of a 3 x 3 convolution."""
+    P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip(x[2:], padding))
+    return x[0] * -(-P // 4) * -(-Q // 4)
 
 
 def describe(

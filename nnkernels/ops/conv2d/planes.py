@@ -109,11 +109,17 @@ def planes_size(g: Correlation) -> int:
     return g.C * g.phases_h * g.phases_w * g.plane if g.packed else 0
 
 
-def chunk_rows(P: int, pitch: int, channels: int) -> int:
-    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, all chunks alike."""
+def chunk_rows(N: int, P: int, pitch: int, channels: int) -> int:
+    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, and chunks dealt out evenly."""
     pixels = max(96, min(CHUNK, SOURCE // channels))
     chunks = max(1, min(P, -(-P * pitch // pixels)))
-    return max(1, -(-P // chunks))
+    most = max(1, -(-P // chunks))
+
+    def longest(rows: int) -> int:
+        """Return the rows of the slot that has most of them, and what a chunk costs besides."""
+        return -(-N * -(-P // rows) // SLOTS) * (rows + 1)
+
+    return min(range(most, most // 2, -1), key=longest)
 
 
 @lru_cache(maxsize=256)
@@ -128,7 +134,7 @@ def forward_plan(
     fh, fw = min(sh, dh * (R - 1) + 1), min(sw, dw * (S - 1) + 1)
     pitch = Q + dw * (S - 1) // sw
     packed = (sh, sw, ph, pw) != (1, 1, 0, 0) or C * H * W > LIES
-    rows = chunk_rows(P, pitch, C * fh * fw)
+    rows = chunk_rows(N, P, pitch, C * fh * fw)
     plane_rows = rows + dh * (R - 1) // sh
     plane = plane_rows * pitch if packed else H * W
     c, r, s = np.ogrid[:per_group, : dh * R : dh, : dw * S : dw]
@@ -184,7 +190,7 @@ def gradient_plan(
     )
     pitch = most_columns + far_w
     packed = (sh, sw, top, left, pitch) != (1, 1, 0, 0, Q) or K * P * Q > LIES
-    rows = chunk_rows(most_rows, pitch, K)
+    rows = chunk_rows(N, most_rows, pitch, K)
     plane_rows = rows + far_h + max(f.low for f in down) - i0
     plane = plane_rows * pitch if packed else P * Q
     parts: list[Part] = []

@@ -55,7 +55,8 @@ class Sizes(NamedTuple):
     n: int  # m + 2
     down: int  # rows of patches per image
     across: int  # patches per row
-    rows: int  # rows of patches per task, counted through all images
+    tasks: int  # of rows of patches, counted through all images
+    rows: int  # of a task, at most
     width: int  # pixels of a packed row
     panel: int  # filters of a panel
     panels: int
@@ -78,13 +79,17 @@ def sizes(
     most = max(1, -(-PATCHES // across))
     # Among 1 ... most rows, those that fill the tiles' MR rows best; the larger of equals.
     rows = max(range(1, most + 1), key=lambda r: (r * across / (-(-r * across // MR) * MR) > 0.9, r))
-    rows = min(rows, -(-N * down // 2))  # two tasks at least
+    tasks = max(2, -(-N * down // rows))
+    # As many as can be dealt out evenly, to slots and to threads.
+    tasks = -(-tasks // SLOTS) * SLOTS if tasks > SLOTS else tasks + tasks % 2
+    tasks = min(N * down, tasks)
+    rows = -(-N * down // tasks)
     # Whole tiles of columns where three vectors divide K well, else of two, which divide more numbers.
     over = K % (VECTORS * vector)
     panel = (VECTORS if over == 0 or over > 2 * vector else 2) * vector
     return Sizes(
-        N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, rows, m * across + 2, panel, -(-K // panel),
-        from_k, from_c, flip, relu,
+        N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, tasks, rows, m * across + 2, panel,
+        -(-K // panel), from_k, from_c, flip, relu,
     )  # fmt: skip
 
 
@@ -308,7 +313,7 @@ def block_of_patches(
     task: int, x: Array, u: Array, b: Array, at: Array, g: Sizes,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    first, end = task * g.rows, min(g.N * g.down, (task + 1) * g.rows)
+    first, end = g.N * g.down * task // g.tasks, g.N * g.down * (task + 1) // g.tasks
     patches = (end - first) * g.across
     for row in range(first, end):
         pack_patch_rows(x, g, row // g.down, row % g.down, pixels)
@@ -328,23 +333,27 @@ def block_of_patches(
 
 @jit_parallel
 def shallow(
-    x: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, u: Array,
+    x: Array, b: Array, at: Array, g: Sizes, u: Array,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    plane, slots = U(g.panels * g.panel * g.C + APART), len(v)
-    block = 1 if g.flip else BLOCK
+    slots = len(v)
+    for slot in prange(slots):
+        pixels[slot, :] = 0
+        for task in range(slot, g.tasks, slots):
+            block_of_patches(
+                signed(task), x, u, b, at, g, pixels[slot], out[slot], part[slot], v[slot], sums[slot], y
+            )
+
+
+@jit_parallel
+def transform_all_filters(w: Array, t: Filters, g: Sizes, u: Array) -> None:
+    plane, block = U(g.panels * g.panel * g.C + APART), 1 if g.flip else BLOCK
     for chunk in prange((g.C + block - 1) // block):
         work, c = np.empty(PART * g.panel, w.dtype), signed(chunk) * block
         channels = min(block, g.C - c)
         for k in range(0, g.K, g.panel):
             to = U(k * g.C + c * g.panel)
             transform_filters(w, t, g, c, channels, k, min(g.panel, g.K - k), work, u, plane, to)
-    for slot in prange(slots):
-        pixels[slot, :] = 0
-        for task in range(slot, (g.N * g.down + g.rows - 1) // g.rows, slots):
-            block_of_patches(
-                task, x, u, b, at, g, pixels[slot], out[slot], part[slot], v[slot], sums[slot], y
-            )
 
 
 # --- deep: many channels, few patches. All patches are transformed once; a task is a panel of filters, whose
@@ -353,19 +362,20 @@ def shallow(
 
 @jit_tuned
 def panel_of_filters(
-    panel: int, v: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes,
+    panel: int, v: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, prepared: bool,
     u: Array, out: Array, part: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
     first, patches = panel * g.panel, g.N * g.down * g.across
-    width, plane = min(g.panel, g.K - first), U(g.C * g.panel + APART)
+    width, start = min(g.panel, g.K - first), U(first * g.C if prepared else 0)
+    plane = U((g.panels if prepared else 1) * g.panel * g.C + APART)
     block = 1 if g.flip else BLOCK
-    for c in range(0, g.C, block):
+    for c in range(0, 0 if prepared else g.C, block):
         to = U(c * g.panel)
         transform_filters(w, t, g, c, min(block, g.C - c), first, width, part, u, plane, to)
     for value in range(g.n * g.n):
         block_product(
             v, U(value * (patches * g.C + APART)), MR * g.C, U(g.C), U(1), patches,
-            u, U(value) * plane, g.panel, at, width, g.C, signed(1), U(0), U(0),
+            u, U(value) * plane + start, g.panel, at, width, g.C, signed(1), U(0), U(0),
             sums, U(value * patches * width), U(width), flag(False),
         )  # fmt: skip
     for row in range(g.N * g.down):
@@ -375,54 +385,73 @@ def panel_of_filters(
 
 @jit_parallel
 def deep(
-    x: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, u: Array,
+    x: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, prepared: bool, u: Array,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    slots = len(u)
+    slots = len(out)
     for slot in prange(slots):
         pixels[slot, :] = 0
         for row in range(slot, g.N * g.down, slots):
             pack_patch_rows(x, g, row // g.down, row % g.down, pixels[slot])
             transform_input(pixels[slot], g, row * g.across, g.N * g.down * g.across, part[slot], v)
     for slot in prange(slots):
+        own = u[0 if prepared else signed(slot)]
         for panel in range(slot, g.panels, slots):
-            panel_of_filters(panel, v, w, t, b, at, g, u[slot], out[slot], part[slot], sums[slot], y)
+            panel_of_filters(panel, v, w, t, b, at, g, prepared, own, out[slot], part[slot], sums[slot], y)
 
 
-def convolve(x: Array, w: Array, b: Array, g: Sizes) -> Array:
-    """Return the correlation of x (N, C, H, W) with K filters."""
+def transformed(w: Array, g: Sizes) -> Array:
+    """Return the values of all filters (n^2, panels, C, panel)."""
+    u = empty((g.n * g.n * (g.panels * g.panel * g.C + APART),), w.dtype)
+    transform_all_filters(w.reshape(-1), filter_tables(g.K, g.C, g.from_k, g.panel, g.flip), g, u)
+    return u
+
+
+def convolve(x: Array, w: Array, b: Array, g: Sizes, u: Array | None = None) -> Array:
+    """Return the correlation of x (N, C, H, W) with K filters, of which ``transformed`` has made u."""
     n2, dtype = g.n * g.n, x.dtype
     y = empty((g.N, g.K, g.P, g.Q), dtype)
     at = row_offsets(g.C, g.panel)
-    tables = filter_tables(g.K, g.C, g.from_k, g.panel, g.flip)
-    arrays = x.reshape(-1), w.reshape(-1), tables, b, at, g
-    deep_one = n2 * g.C * g.K > DEEP
-    if deep_one:
+    is_deep = n2 * g.C * g.K > DEEP
+    if is_deep:
         slots, patches, filters = min(SLOTS, g.panels), g.N * g.down * g.across, g.panel
     else:
-        slots, patches, filters = min(SLOTS, -(-g.N * g.down // g.rows)), g.rows * g.across, g.K
+        slots, patches, filters = min(SLOTS, g.tasks), g.rows * g.across, g.K
     pixels = empty((slots, g.n * g.width * g.C), dtype)
     out = empty((slots, g.m * g.width * filters), dtype)
     part = empty((slots, max(n2 * max(g.C, filters), PART * g.panel)), dtype)
     sums = empty((slots, n2 * patches * filters), dtype)
-    if deep_one:
-        u = empty((slots, n2 * (g.C * g.panel + APART)), dtype)
+    if is_deep:
+        tables = filter_tables(g.K, g.C, g.from_k, g.panel, g.flip)
+        own = empty((slots, n2 * (g.C * g.panel + APART)), dtype) if u is None else u.reshape(1, -1)
         v = empty((n2 * (patches * g.C + APART),), dtype)
-        deep(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
+        arrays = x.reshape(-1), w.reshape(-1), tables, b, at, g, flag(u is not None), own
+        deep(*arrays, pixels, out, part, v, sums, y.reshape(-1))
     else:
-        u = empty((n2 * (g.panels * g.panel * g.C + APART),), dtype)
         v = empty((slots, n2 * (patches * g.C + APART)), dtype)
-        shallow(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
+        u = transformed(w, g) if u is None else u
+        shallow(x.reshape(-1), b, at, g, u, pixels, out, part, v, sums, y.reshape(-1))
     return y
 
 
-def forward(
-    x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int, relu: bool = False
-) -> Array:
-    """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1."""
+def forward_sizes(x: tuple[int, ...], w: Array, padding: tuple[int, int], m: int, relu: bool) -> Sizes:
+    """Return the sizes of a forward pass."""
     K, C, _, _ = w.shape
-    g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False, relu)
-    return convolve(x, w, no_bias(K, x.dtype.char) if b is None else b, g)
+    return sizes(x, K, padding, m, lanes(w.dtype), 9 * C, 9, False, relu)
+
+
+def forward(
+    x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int, relu: bool = False,
+    u: Array | None = None,
+) -> Array:  # fmt: skip
+    """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1; u is what ``prepare`` made of w."""
+    g = forward_sizes(x.shape, w, padding, m, relu)
+    return convolve(x, w, no_bias(g.K, x.dtype.char) if b is None else b, g, u)
+
+
+def prepare(x: tuple[int, ...], w: Array, padding: tuple[int, int], m: int) -> Array:
+    """Return the filters as ``forward`` uses them, for many calls on images of one shape."""
+    return transformed(w, forward_sizes(x, w, padding, m, False))
 
 
 def input_gradient(dy: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int) -> Array:
