@@ -30,6 +30,7 @@ from nnkernels.autograd import (
 from nnkernels.machine.gpu_simulator import simulate_gpu
 from nnkernels.machine.memory import empty_cache
 from nnkernels.machine.threads import get_num_threads, set_num_threads
+from nnkernels.nn import optimize_for_inference
 from nnkernels.ops import OPS, use_backend
 from nnkernels.ops.conv2d.methods import set_winograd
 from nnkernels.ops.explain import explain
@@ -38,9 +39,9 @@ from nnkernels.ops.matmul.precision import get_matmul_precision, set_matmul_prec
 __all__ = [
     "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "cuda", "data", "empty_cache",
     "explain", "get_matmul_precision", "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp",
-    "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "plot", "set_matmul_precision",
-    "set_num_threads", "set_winograd", "simulate_gpu", "tensor", "trace", "train", "use_backend",
-    "value_and_grad", "visualize", "vjp",
+    "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "optimize_for_inference", "plot",
+    "set_matmul_precision", "set_num_threads", "set_winograd", "simulate_gpu", "tensor", "trace", "train",
+    "use_backend", "value_and_grad", "visualize", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -11,6 +11,7 @@ from nnkernels.ops import OPS, checks
 from nnkernels.ops.conv2d import methods, sample, winograd
 from nnkernels.ops.conv2d.methods import set_winograd
 from nnkernels.ops.conv2d.planes import SERIAL_BELOW, forward_plan, gradient_plan
+from nnkernels.ops.conv2d.shapes import SLOTS
 from nnkernels.ops.conv2d.weights import weight_plan
 from nnkernels.ops.validate import pair
 
@@ -186,8 +187,8 @@ def test_a_group_per_channel(x, w, attributes):
 PIXELS = [
     ((5, 16, 31, 30), (40, 16, 3, 3), {"stride": 2, "padding": 1}),
     ((2, 24, 50, 43), (33, 24, 2, 3), {"stride": (1, 3), "padding": (0, 2), "activation": "relu"}),
-    ((3, 50, 19, 18), (100, 50, 3, 1), {"stride": 2, "dilation": (3, 1)}),
-    ((1, 17, 9, 8), (47, 17, 5, 4), {"stride": (4, 2), "padding": (3, 0)}),
+    ((6, 50, 19, 18), (100, 50, 3, 1), {"stride": 2, "dilation": (3, 1)}),
+    ((30, 17, 9, 8), (47, 17, 5, 4), {"stride": (4, 2), "padding": (3, 0)}),
 ]
 
 
@@ -195,6 +196,44 @@ PIXELS = [
 def test_pixels_by_filters(x, w, attributes):
     s = draw(x, w, **attributes)
     assert way(s) == "pixels"
+    check(s)
+
+
+# ---------------------------------------------------------------- dx by columns
+
+COLUMNS = [
+    ((2, 40, 7, 8), (50, 40, 3, 3), {"padding": 1}),
+    ((1, 33, 9, 14), (70, 33, 3, 2), {"stride": (1, 3), "padding": (0, 2), "dilation": (2, 1)}),
+    ((4, 20, 30, 29), (24, 20, 3, 3), {"stride": 2, "padding": 1, "activation": "relu"}),
+    ((8, 16, 21, 22), (40, 16, 1, 1), {"stride": 2}),  # pixels that no window reads
+    ((3, 17, 6, 5), (19, 17, 4, 5), {"padding": (3, 4)}),  # windows that lie in the padding
+]
+
+
+@pytest.mark.parametrize(("x", "w", "attributes"), COLUMNS)
+def test_dx_by_columns(x, w, attributes):
+    assert methods.methods(x, w, *geometry(**attributes)).dx == "columns"
+    check(draw(x, w, **attributes))
+
+
+# ---------------------------------------------------------------- few pixels, many filters
+
+SHARED = [
+    ((1, 30, 9, 9), (150, 30, 3, 3), {"winograd": False}, "direct"),
+    ((1, 40, 33, 9), (201, 40, 3, 3), {"stride": 2, "activation": "relu"}, "direct"),
+    ((1, 24, 36, 37), (200, 24, 3, 3), {"stride": 2}, "pixels"),
+    ((1, 24, 20, 20), (300, 12, 3, 3), {"groups": 2, "padding": 1}, "direct"),
+]
+
+
+@pytest.mark.parametrize(("x", "w", "attributes", "wanted"), SHARED)
+def test_a_chunk_is_shared_among_tasks(x, w, attributes, wanted):
+    s = draw(x, w, **attributes)
+    assert way(s) == wanted
+    if wanted == "direct":
+        g = forward_plan(x, w, *geometry(**attributes), False).sizes
+        assert g.shares > 1
+        assert g.N * -(-g.P // g.rows) < SLOTS
     check(s)
 
 
@@ -247,15 +286,19 @@ def test_a_single_image(m):
     ("x", "w", "attributes", "wanted"),
     [
         ((16, 32, 32, 32), (64, 32, 3, 3), {"padding": 1}, "winograd4"),
-        ((1, 24, 32, 32), (24, 24, 3, 3), {"padding": 1}, "winograd4"),  # 64 patches
-        ((1, 24, 28, 28), (24, 24, 3, 3), {"padding": 1}, "winograd2"),  # 49
-        ((1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}, "winograd2"),
+        ((2, 24, 16, 16), (24, 24, 3, 3), {"padding": 1}, "winograd4"),  # 32 patches
+        ((1, 24, 28, 16), (24, 24, 3, 3), {"padding": 1}, "direct"),  # 28, of 448 pixels
+        ((1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}, "columns"),
+        ((1, 512, 7, 7), (512, 256, 3, 3), {"padding": 1, "groups": 2}, "direct"),
+        ((1, 2, 7, 7), (9, 2, 3, 3), {"padding": 1}, "direct"),  # filters in another order cost nothing
         ((16, 23, 32, 32), (64, 23, 3, 3), {}, "direct"),
         ((16, 64, 32, 32), (23, 64, 3, 3), {}, "direct"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"stride": 2}, "pixels"),
+        ((2, 64, 32, 32), (64, 64, 3, 3), {"stride": 2}, "pixels and columns"),
+        ((1, 64, 32, 32), (64, 64, 3, 3), {"stride": 2}, "columns"),
         ((16, 15, 32, 32), (64, 15, 3, 3), {"stride": 2}, "direct"),
         ((16, 64, 32, 32), (31, 64, 3, 3), {"stride": 2}, "direct"),
-        ((16, 64, 32, 32), (64, 64, 1, 1), {"stride": 2}, "direct"),
+        ((2, 64, 32, 32), (64, 64, 1, 1), {"stride": 2}, "columns"),
         ((16, 64, 32, 32), (64, 64, 3, 3), {"dilation": (1, 2)}, "direct"),
         ((16, 64, 32, 32), (64, 32, 3, 3), {"groups": 2}, "direct"),
         ((16, 64, 32, 32), (256, 1, 3, 3), {"groups": 64}, "depthwise"),
@@ -271,8 +314,12 @@ def test_a_single_image(m):
 )
 def test_the_rule_picks(x, w, attributes, wanted):
     chosen = methods.methods(x, w, *geometry(**attributes), attributes.get("winograd"))
-    assert chosen.forward == wanted
-    assert chosen.dx == ("direct" if wanted == "pixels" else wanted)
+    pair = {
+        "columns": ("direct", "columns"),
+        "pixels": ("pixels", "direct"),
+        "pixels and columns": ("pixels", "columns"),
+    }
+    assert (chosen.forward, chosen.dx) == pair.get(wanted, (wanted, wanted))
 
 
 def test_winograd_can_be_switched_off_and_is_still_there_for_who_asks():

@@ -1,6 +1,7 @@
 """Everything that holds a parameter: modules, layers, losses, initial weights, networks."""
 
 from nnkernels.nn import features, functional, init, utils
+from nnkernels.nn.inference import optimize_for_inference
 from nnkernels.nn.layers import (
     ELU,
     GELU,
@@ -86,5 +87,6 @@ __all__ = [
     "LocalResponseNorm", "LogSigmoid", "LogSoftmax", "MSELoss", "MaxPool1d", "MaxPool2d", "MaxUnpool2d",
     "Maxout", "MessagePassing", "Mish", "Module", "MultiheadAttention", "NLLLoss", "PReLU", "Parameter",
     "RMSNorm", "RNNCell", "ReLU", "SAGEConv", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax",
-    "Softplus", "Tanh", "Upsample", "features", "functional", "init", "models", "summary", "utils",
+    "Softplus", "Tanh", "Upsample", "features", "functional", "init", "models", "optimize_for_inference",
+    "summary", "utils",
 ]  # fmt: skip

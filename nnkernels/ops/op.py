@@ -133,7 +133,9 @@ class Op:
     call. ``jvp(tangents, outputs, inputs, **attributes)`` returns the derivative along ``tangents`` (one per
     input, None for zero). ``gradient`` is the backward pass written in ops, for derivatives of derivatives
     (see gradients.py). ``explain(*shapes, **attributes)`` says for each pass which of several methods the
-    tuned body takes, and why; None where it has only one.
+    tuned body takes, and why; None where it has only one. ``prepare_constants(shape, *others, **attributes)``
+    is for many calls that differ in the first input alone, of that shape: it returns the tuned forward pass
+    as a function of this input, or None where nothing can be computed beforehand.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Op:
     tolerance: float = 64.0
     accepted: set[Any] = field(default_factory=set, repr=False)  # signatures of calls that have passed
     explain: Callable[..., dict[str, str]] | None = None
+    prepare_constants: Callable[..., Callable[[Array], Array] | None] | None = None
 
     def __call__(self, *arrays: Any, **attributes: Any) -> Any:
         """Return the op's result: an array for arrays, a Tensor where any input is one."""

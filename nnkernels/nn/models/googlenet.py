@@ -17,7 +17,7 @@ from nnkernels.ops import OPS
 
 
 class GoogLeNetOutputs(NamedTuple):
-    """What GoogLeNet with auxiliary heads returns in training: logits, then the later and the earlier head's."""
+    """What GoogLeNet with auxiliary heads returns in training: its logits, the later head's, the first's."""
 
     logits: Any
     aux_logits2: Any
@@ -91,8 +91,8 @@ class InceptionAux(Module):
 class GoogLeNet(Module):
     """Images (N, 3, 224, 224) to logits (N, num_classes); 6,624,904 parameters for 1000 classes.
 
-    With ``aux_logits=True`` 13,004,888: in training the result is then ``GoogLeNetOutputs``, and the losses of
-    both further heads count 0.3 in the paper. In evaluation the heads are not computed.
+    With ``aux_logits=True`` 13,004,888: in training the result is then ``GoogLeNetOutputs``, and the losses
+    of both further heads count 0.3 in the paper. In evaluation the heads are not computed.
     """
 
     def __init__(self, num_classes: int = 1000, *, aux_logits: bool = False, rng: init.Rng = None) -> None:

@@ -12,7 +12,7 @@ and dy x to dw. LeCun et al., Gradient-Based Learning Applied to Document Recogn
 1998.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -22,10 +22,12 @@ from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import before_relu, check_activation
 from nnkernels.ops.conv2d.cuda import convolution_cuda
 from nnkernels.ops.conv2d.loops import conv2d_backward_loops, conv2d_forward_loops
-from nnkernels.ops.conv2d.methods import describe, no_winograd
+from nnkernels.ops.conv2d.methods import describe, no_winograd, prepared_patches
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_shape
 from nnkernels.ops.conv2d.tuned import conv2d_backward_tuned, conv2d_forward_tuned
 from nnkernels.ops.conv2d.vectorized import conv2d_backward_vectorized, conv2d_forward_vectorized
+from nnkernels.ops.conv2d.winograd import forward as by_winograd
+from nnkernels.ops.conv2d.winograd import prepare as winograd_filters
 from nnkernels.ops.op import BadInput, Body, Mutant, Op, Sample
 from nnkernels.ops.validate import check_pair, fail_type, floats, given, output_size, pair, rank
 
@@ -170,6 +172,18 @@ def explain(
     return describe(x, w, pair(stride), pair(padding), pair(dilation), groups, winograd)
 
 
+def prepare_constants(
+    shape: tuple[int, ...], w: Array, b: Array | None, *, stride: int | Pair = 1, padding: int | Pair = 0,
+    dilation: int | Pair = 1, groups: int = 1, activation: str | None = None, winograd: Winograd = None,
+) -> Callable[[Array], Array] | None:  # fmt: skip
+    how = pair(stride), pair(padding), pair(dilation), groups
+    m = prepared_patches(shape, w.shape, *how, winograd)
+    if m is None:
+        return None
+    u = winograd_filters(shape, w, how[1], m)
+    return lambda x: by_winograd(x, w, b, how[1], m, activation == "relu", u)
+
+
 def jvp(
     tangents: tuple[Array | None, ...], outputs: tuple[Array], inputs: tuple[Array, Array, Array | None],
     **attributes: Any,
@@ -206,6 +220,7 @@ conv2d = Op(
     inputs=3,
     tolerance=512,
     explain=explain,
+    prepare_constants=prepare_constants,
     mutants=(
         mutant("kernel flipped in dx", "loops", "loops",
                "* w[k, c, r, s]\n                                    dw",
@@ -240,8 +255,13 @@ conv2d = Op(
                "place = e % g.sw * apart + e // g.sw", "place = e // g.sw"),
         mutant("depthwise: dw of one image", "tuned", "depthwise",
                "range(channel, g.N, channels)", "range(channel, channels, channels)"),
+        mutant("columns: a row of taps too low", "tuned", "columns", "row // g.S % g.R * g.dh - g.ph",
+               "row // g.S % g.R * g.dh - g.ph + 1"),
+        mutant("columns: the last pixel left out", "tuned", "columns", "(g.W - 1 - s) // g.sw + 1",
+               "(g.W - 1 - s) // g.sw"),
         mutant("Winograd: wrong point", "tuned", "winograd", "store(d2 - d1,", "store(d1 - d2,"),
-        mutant("Winograd: filter not turned around", "tuned", "winograd", "8 - t if g.flip else t", "t"),
+        mutant("Winograd: filter not turned around", "tuned", "winograd",
+               "8 - taps if flip else", "taps if flip else"),
         mutant("Winograd: patches overlap", "tuned", "winograd",
                "U(q * g.m + j) * C", "U(q * g.n + j) * C"),
     ),

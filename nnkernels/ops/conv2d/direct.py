@@ -3,8 +3,9 @@
     forward  y[k]  = sum over taps of w[k, t] x[t]         rows: K filters, taps (c, r, s)
     dx       dx[c] = sum over taps of w[t, c] dy[t]        rows: C channels, taps (k, r, s) read backwards
 
-A task is one chunk of rows of one image: it packs the input rows it needs and computes all channels, MR at a
-time. Every result is computed by one task alone, so nothing depends on the number of threads.
+A task is one chunk of rows of one image: it packs the input rows it needs and computes all channels, or a
+share of them where chunks are few, MR at a time. Every result is computed by one task alone, so nothing
+depends on the number of threads.
 
 Bound: 2 N K C R S P Q FLOPs each; of the pixels computed, Q / pitch are useful.
 """
@@ -33,14 +34,16 @@ SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take 
 @jit_tuned
 def correlate_chunk(
     x: Array, w: Array, b: Array, parts: Array, offsets: Array, g: Correlation, n: int, first: int,
-    planes: Array, sums: Array, y: Array,
+    share: int, planes: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    """Compute the rows from ``first`` on of all parts of image n of the result."""
+    """Compute the rows from ``first`` on of all parts of image n, a share of the channels."""
     src, base = x, n * g.C * g.H * g.W + first * g.W
     if g.packed:
         pack_planes(x, g, n, first, planes)
         src, base = planes, 0
     channels, filters = g.C // g.groups * g.phases_h * g.phases_w, g.K // g.groups
+    panels = (filters + MR - 1) // MR
+    low, high = panels * share // g.shares * MR, min(filters, panels * (share + 1) // g.shares * MR)
     for part in range(len(parts)):
         P, Q, row, column, start, first_tap, T, first_weight = parts[part]
         rows = min(g.rows, P - first)
@@ -48,8 +51,8 @@ def correlate_chunk(
         length = (rows - 1) * g.pitch + Q
         for group in range(g.groups if rows > 0 else 0):
             j = U(base + start + group * channels * g.plane)
-            for k in range(group * filters, (group + 1) * filters, MR):
-                m = min(MR, (group + 1) * filters - k)
+            for k in range(group * filters + low, group * filters + high, MR):
+                m = min(MR, group * filters + high - k)
                 block_product(
                     w, U(first_weight + k * T), signed(0), U(T), U(1), m,
                     src, j, VECTORS * lanes_of(y), at, length, T, signed(1), U(0), U(0),
@@ -63,14 +66,15 @@ def correlate_slot(
     slot: int, slots: int, x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
     work: Array, y: Array,
 ) -> None:  # fmt: skip
-    """Compute every ``slots``-th chunk."""
+    """Compute every ``slots``-th share of a chunk."""
     g = Correlation(*scalars(sizes, CORRELATION))
     planes, sums = work[: planes_size(g)], work[planes_size(g) :]
     planes[:] = 0
     chunks = (g.P + g.rows - 1) // g.rows
-    for task in range(slot, g.N * chunks, slots):
-        n, first = task // chunks, task % chunks * g.rows
-        correlate_chunk(x, w, b, parts, offsets, g, n, first, planes, sums, y)
+    for task in range(slot, g.N * chunks * g.shares, slots):
+        chunk, share = task // g.shares, task % g.shares
+        n, first = chunk // chunks, chunk % chunks * g.rows
+        correlate_chunk(x, w, b, parts, offsets, g, n, first, share, planes, sums, y)
 
 
 @jit_tuned

@@ -10,16 +10,19 @@ from typing import Literal, NamedTuple
 from nnkernels.ops.conv2d.shapes import Pair, Winograd, out_length
 from nnkernels.ops.conv2d.weights import FEW
 
-Way = Literal["direct", "depthwise", "pixels", "winograd2", "winograd4"]
+Way = Literal["direct", "depthwise", "pixels", "columns", "winograd2", "winograd4"]
 
 CHANNELS = 24  # on both sides, from which the transforms of Winograd pay
 FILTERS = 32  # from which sums with the filters side by side fill the vectors
-PATCHES = 64  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
+PATCHES = 32  # of 4 x 4 in a batch; with fewer, 36 values per filter weigh more than what they save
+REORDERED = 256  # filter elements, up to which another order costs nothing
+FEW_PIXELS = 256  # of y in a batch, up to which no copy of all filters pays
+STRIDED = 1024  # the same for dx with a stride
 
 ROWS = 4  # filters per channel up to which a tile of MR rows is mostly empty
 
 NAMES = {
-    "direct": "direct", "depthwise": "depthwise", "pixels": "pixels x filters",
+    "direct": "direct", "depthwise": "depthwise", "pixels": "pixels x filters", "columns": "columns",
     "winograd2": "Winograd", "winograd4": "Winograd",
 }  # fmt: skip
 
@@ -48,9 +51,24 @@ class Methods(NamedTuple):
     why_dw: str
 
 
-def alike(way: Way, why: str, why_dw: str) -> Methods:
-    """Return one choice for y and dx."""
-    return Methods(way, why, way, why, "pixels x taps", why_dw)
+def without_winograd(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    why: str, why_dw: str,
+) -> Methods:  # fmt: skip
+    """Return the choices where ``why`` says that Winograd's method is none."""
+    (N, C, H, W), (K, _, R, S) = x, w
+    P, Q = (out_length(*axis) for axis in zip((H, W), (R, S), stride, padding, dilation))
+    pixels, one = N * P * Q, stride == (1, 1)
+    few = pixels <= FEW_PIXELS
+    forward: Way = "direct"
+    dx: Way = "direct"
+    why_forward = why_dx = why
+    if by_pixels(w, stride, dilation, groups) and not few:
+        forward = "pixels"
+        why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
+    if groups == 1 and K * C * R * S > REORDERED and pixels <= (FEW_PIXELS if one else STRIDED):
+        dx, why_dx = "columns", f"{pixels} pixels do not repay bringing the filters into another order"
+    return Methods(forward, why_forward, dx, why_dx, "pixels x taps", why_dw)
 
 
 def no_winograd(w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int) -> str:
@@ -91,7 +109,8 @@ def chosen(
     winograd: Winograd,
 ) -> Methods:  # fmt: skip
     """Return what ``methods`` does, the switch being part of ``winograd``."""
-    (N, C, H, W), (K, per_group, R, S) = x, w
+    C, (K, per_group, R, S) = x[1], w
+    call = x, w, stride, padding, dilation, groups
     if groups > 1 and per_group == 1 and K // groups <= ROWS:
         why = "with a channel to each group there is no sum over channels, and a matrix product's tile"
         why += f" would have {K // groups} of its rows in use"
@@ -103,21 +122,44 @@ def chosen(
     else:
         why_dw = f"{per_group} channels fill the vectors, one row of the filter after the other"
     if why := no_winograd(w, stride, padding, dilation, groups):
-        if by_pixels(w, stride, dilation, groups):
-            why_forward = f"with a stride, {C} channels side by side waste nothing at the ends of short rows"
-            return Methods("pixels", why_forward, "direct", why, "pixels x taps", why_dw)
-        return alike("direct", why, why_dw)
+        return without_winograd(*call, why, why_dw)
+    count = patches(x, padding)
     if winograd is False:
-        return alike("direct", "Winograd is switched off", why_dw)
+        return without_winograd(*call, "Winograd is switched off", why_dw)
     if winograd is None and min(C, K) < CHANNELS:
         why = f"{min(C, K)} channels are too few for Winograd's transforms to pay (from {CHANNELS})"
-        return alike("direct", why, why_dw)
-    P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip((H, W), padding))
-    patches = N * -(-P // 4) * -(-Q // 4)
-    m = winograd or (4 if patches >= PATCHES else 2)
+        return without_winograd(*call, why, why_dw)
+    if winograd is None and count < PATCHES:
+        why = f"{count} patches of 4 x 4 do not repay transforming the filters (from {PATCHES})"
+        return without_winograd(*call, why, why_dw)
+    m = winograd or 4
     saved = "a quarter" if m == 4 else "4/9"
-    why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {patches} patches of 4 x 4"
-    return alike("winograd4" if m == 4 else "winograd2", why, why_dw)
+    why = f"F({m} x {m}, 3 x 3): {saved} of the multiplications; {count} patches of 4 x 4"
+    way: Way = "winograd4" if m == 4 else "winograd2"
+    return Methods(way, why, way, why, "pixels x taps", why_dw)
+
+
+def prepared_patches(
+    x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    winograd: Winograd = None,
+) -> Literal[2, 4] | None:  # fmt: skip
+    """Return the size of Winograd's patches where the filters are transformed once for many calls.
+
+    None where another method is faster. The rule is the same: where patches are few, reading the values,
+    which are more than the filters, is all that counts.
+    """
+    off = winograd is False or not _winograd.get()
+    if off or 0 in x or no_winograd(w, stride, padding, dilation, groups):
+        return None
+    if winograd is None and (min(w[:2]) < CHANNELS or patches(x, padding) < PATCHES):
+        return None
+    return winograd or 4
+
+
+def patches(x: tuple[int, ...], padding: Pair) -> int:
+    """Return the number of 4 x 4 patches in the result of a 3 x 3 convolution."""
+    P, Q = (out_length(n, 3, 1, p, 1) for n, p in zip(x[2:], padding))
+    return x[0] * -(-P // 4) * -(-Q // 4)
 
 
 def describe(

@@ -6,8 +6,8 @@ Rows of the product are neighbouring output pixels, a stride apart in an image w
 ``weights``); columns are filters. Nothing overhangs, however short the rows of y are, and a stride costs
 nothing. Sums come out with filters last and are transposed into planes.
 
-A task is a chunk of rows of one image. Every result is computed by one task alone, so nothing depends on the
-number of threads. Bound: 2 N K C R S P Q FLOPs.
+A task is a chunk of rows of one image, or a share of its filters where chunks are few. Every result is
+computed by one task alone, so nothing depends on the number of threads. Bound: 2 N K C R S P Q FLOPs.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.machine.jit import flag, jit_parallel, jit_tuned, prange, scalars
+from nnkernels.machine.jit import flag, jit_parallel, jit_tuned, prange, scalars, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of
 from nnkernels.machine.transpose import transpose
@@ -63,16 +63,19 @@ def pack_filters(w: Array, t: Tables, block: int, u: Array) -> None:
 
 @jit_tuned
 def rows_of_image(
-    task: int, x: Array, u: Array, b: Array, numbers: Array, columns: Array, t: Tables, sizes: Array,
-    relu: bool, packed: Array, sums: Array, y: Array,
+    task: int, shares: int, x: Array, u: Array, b: Array, numbers: Array, columns: Array, t: Tables,
+    sizes: Array, relu: bool, packed: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
     g = Sizes(*scalars(sizes, SIZES))
     chunks = (g.P + g.rows - 1) // g.rows
-    n, first = task // chunks, task % chunks * g.rows
+    chunk, share = task // shares, task % shares
+    n, first = chunk // chunks, chunk % chunks * g.rows
     rows, L, pixel = min(g.rows, g.P - first), lanes_of(x), g.sw * g.depth
     pack_pixels(x, numbers, columns, g, n, 0, first, packed)
     NR, taps = VECTORS * L, g.R * g.S * g.C
-    for k in range(0, g.K, NR):  # a panel of filters at a time: it stays in the L2 cache for all rows
+    panels = (g.K + NR - 1) // NR
+    low, high = panels * share // shares * NR, min(g.K, panels * (share + 1) // shares * NR)
+    for k in range(low, high, NR):  # a panel of filters at a time: it stays in the L2 cache for all rows
         for p in range(rows):
             block_product(
                 packed, U(p * g.sh * g.width * g.depth), MR * pixel, U(pixel), U(1), g.Q,
@@ -82,27 +85,29 @@ def rows_of_image(
             )  # fmt: skip
     pixels = rows * g.Q
     for i in range(U(pixels)):
-        for k in range(U(g.K)):
+        for k in range(U(low), U(high)):
             v = sums[i * U(g.K) + k] + b[k]
             sums[i * U(g.K) + k] = max(v, x.dtype.type(0)) if relu else v
     start = (n * g.K * g.P + first) * g.Q
-    for k in range(0, g.K, L):
+    for k in range(low, high, L):
         for i in range(0, pixels, L):
-            m, width = min(L, pixels - i), min(L, g.K - k)
+            m, width = min(L, pixels - i), min(L, high - k)
             transpose(sums, 0, t.sums, t.filters_each, i, m, k, width, y, start + i, t.planes)
 
 
 @jit_parallel
 def forward_parallel(
-    tasks: int, x: Array, w: Array, b: Array, numbers: Array, columns: Array, t: Tables, sizes: Array,
-    relu: bool, u: Array, packed: Array, sums: Array, y: Array,
+    tasks: int, shares: int, x: Array, w: Array, b: Array, numbers: Array, columns: Array, t: Tables,
+    sizes: Array, relu: bool, u: Array, packed: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
     L = lanes_of(x)
     for block in prange((b.size + L - 1) // L):
         pack_filters(w, t, block, u)
     for slot in prange(len(sums)):
-        for task in range(slot, tasks, len(sums)):
-            rows_of_image(task, x, u, b, numbers, columns, t, sizes, relu, packed[slot], sums[slot], y)
+        for task in range(signed(slot), tasks, len(sums)):
+            rows_of_image(
+                task, shares, x, u, b, numbers, columns, t, sizes, relu, packed[slot], sums[slot], y
+            )
 
 
 def forward(
@@ -111,7 +116,9 @@ def forward(
     """Return y (N, K, P, Q); the horizontal dilation must be 1, and there is one group."""
     plan = weight_plan(x.shape, w.shape, stride, padding, dilation, groups)
     g, dtype = plan.sizes, x.dtype
-    NR, tasks = VECTORS * lanes(dtype), g.N * -(-g.P // g.rows)
+    NR, chunks = VECTORS * lanes(dtype), g.N * -(-g.P // g.rows)
+    shares = max(1, min(-(-SLOTS // chunks), g.K // NR))
+    tasks = chunks * shares
     slots = min(SLOTS, tasks)
     y = empty((g.N, g.K, g.P, g.Q), dtype)
     u = empty((-(-g.K // NR) * NR * g.C * g.R * g.S,), dtype)
@@ -120,7 +127,7 @@ def forward(
     t = tables(g.C, g.R, g.S, g.K, g.rows * g.Q, g.P * g.Q, NR)
     bias = no_bias(g.K, dtype.char) if b is None else b
     forward_parallel(
-        tasks, x.reshape(-1), w.reshape(-1), bias, plan.tables.numbers, plan.tables.pixels, t, plan.values,
-        relu, u, packed, sums, y.reshape(-1),
+        tasks, shares, x.reshape(-1), w.reshape(-1), bias, plan.tables.numbers, plan.tables.pixels, t,
+        plan.values, relu, u, packed, sums, y.reshape(-1),
     )  # fmt: skip
     return y

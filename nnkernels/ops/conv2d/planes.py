@@ -30,6 +30,7 @@ from nnkernels.ops.matmul.micro import MR
 
 CHUNK = 1024  # pixels per chunk at most
 SOURCE = 1 << 16  # elements of a chunk's planes: 256 KiB of float32, to stay in the L2 cache
+SHARE = 64  # channels of the result that are worth a task
 LIES = 1 << 15  # elements of an image that is small enough to be read where it lies
 
 
@@ -59,6 +60,7 @@ class Correlation(NamedTuple):
     row_step: int
     column_step: int
     relu: bool
+    shares: int  # tasks that a chunk's channels of the result are cut into
 
 
 CORRELATION = len(Correlation._fields)
@@ -91,7 +93,12 @@ class Plan(NamedTuple):
 
 def make_plan(g: Correlation, weights: int, parts: Array, offsets: Array, taps: Array) -> Plan:
     """Return the plan of sums with so many weights."""
-    slots = 1 if g.N * g.P * g.width * weights < SERIAL_BELOW else min(SLOTS, g.N * -(-g.P // g.rows))
+    slots = 1
+    if g.N * g.P * g.width * weights >= SERIAL_BELOW:
+        chunks = g.N * -(-g.P // g.rows)
+        # Each share packs its rows anew, which so many channels repay.
+        shares = max(1, min(-(-SLOTS // chunks), g.K // g.groups // SHARE))
+        g, slots = g._replace(shares=shares), min(SLOTS, chunks * shares)
     space = planes_size(g) + MR * g.rows * g.pitch
     return Plan(g, np.array(g, np.int64), slots, space, parts, offsets.astype(np.uint64), taps)
 
@@ -102,11 +109,17 @@ def planes_size(g: Correlation) -> int:
     return g.C * g.phases_h * g.phases_w * g.plane if g.packed else 0
 
 
-def chunk_rows(P: int, pitch: int, channels: int) -> int:
-    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, all chunks alike."""
+def chunk_rows(N: int, P: int, pitch: int, channels: int) -> int:
+    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, and chunks dealt out evenly."""
     pixels = max(96, min(CHUNK, SOURCE // channels))
     chunks = max(1, min(P, -(-P * pitch // pixels)))
-    return max(1, -(-P // chunks))
+    most = max(1, -(-P // chunks))
+
+    def longest(rows: int) -> int:
+        """Return the rows of the slot that has most of them, and what a chunk costs besides."""
+        return -(-N * -(-P // rows) // SLOTS) * (rows + 1)
+
+    return min(range(most, most // 2, -1), key=longest)
 
 
 @lru_cache(maxsize=256)
@@ -121,14 +134,14 @@ def forward_plan(
     fh, fw = min(sh, dh * (R - 1) + 1), min(sw, dw * (S - 1) + 1)
     pitch = Q + dw * (S - 1) // sw
     packed = (sh, sw, ph, pw) != (1, 1, 0, 0) or C * H * W > LIES
-    rows = chunk_rows(P, pitch, C * fh * fw)
+    rows = chunk_rows(N, P, pitch, C * fh * fw)
     plane_rows = rows + dh * (R - 1) // sh
     plane = plane_rows * pitch if packed else H * W
     c, r, s = np.ogrid[:per_group, : dh * R : dh, : dw * S : dw]
     offsets = (((c * fh + r % sh) * fw + s % sw) * plane + r // sh * pitch + s // sw).reshape(-1)
     sizes = Correlation(
         N, C, H, W, sh, sw, ph, pw, fh, fw, pitch, packed, plane, plane_rows, groups,
-        K, P, rows, P, Q, 1, 1, relu,
+        K, P, rows, P, Q, 1, 1, relu, 1,
     )  # fmt: skip
     parts = np.array([Part(P, Q, 0, 0, 0, 0, offsets.size, 0)])
     return make_plan(sizes, K * offsets.size, parts, offsets, np.empty(0, np.int64))
@@ -177,7 +190,7 @@ def gradient_plan(
     )
     pitch = most_columns + far_w
     packed = (sh, sw, top, left, pitch) != (1, 1, 0, 0, Q) or K * P * Q > LIES
-    rows = chunk_rows(most_rows, pitch, K)
+    rows = chunk_rows(N, most_rows, pitch, K)
     plane_rows = rows + far_h + max(f.low for f in down) - i0
     plane = plane_rows * pitch if packed else P * Q
     parts: list[Part] = []
@@ -197,7 +210,7 @@ def gradient_plan(
             taps.append(((filters * R + r) * S + s).reshape(-1))
     sizes = Correlation(
         N, K, P, Q, 1, 1, top, left, 1, 1, pitch, packed, plane, plane_rows, groups,
-        C, max(f.length for f in down), rows, H, W, sh, sw, False,
+        C, max(f.length for f in down), rows, H, W, sh, sw, False, 1,
     )  # fmt: skip
     return make_plan(
         sizes, K * per_group * R * S, np.array(parts), np.concatenate(offsets), np.concatenate(taps)

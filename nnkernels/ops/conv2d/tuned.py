@@ -4,7 +4,7 @@ import numpy as np
 
 from nnkernels.machine.memory import Array
 from nnkernels.ops.activation import through_relu
-from nnkernels.ops.conv2d import depthwise, direct, pixels, weights, winograd
+from nnkernels.ops.conv2d import columns, depthwise, direct, pixels, weights, winograd
 from nnkernels.ops.conv2d.methods import methods
 from nnkernels.ops.conv2d.shapes import Pair, Winograd
 from nnkernels.ops.validate import pair
@@ -35,6 +35,8 @@ def input_gradient(
     way = methods(shape, w.shape, *how, patches).dx
     if way == "direct":
         return direct.input_gradient(dy, shape, w, b, *how)
+    if way == "columns":
+        return columns.input_gradient(dy, shape, w, b, *how[:3])
     if way == "depthwise":
         return depthwise.input_gradient(dy, shape, w, b, *how[:3])
     return winograd.input_gradient(dy, w, b, how[1], int(way[-1]))

@@ -25,12 +25,18 @@ import numpy as np
 from nnkernels.machine.jit import flag, jit_elementwise, jit_parallel, jit_tuned, prange, signed
 from nnkernels.machine.memory import Array, empty
 from nnkernels.machine.simd import VECTORS, U, lanes, lanes_of, load, store
+from nnkernels.machine.transpose import transpose
 from nnkernels.ops.conv2d.shapes import SLOTS, no_bias
 from nnkernels.ops.matmul.gemm import row_offsets
 from nnkernels.ops.matmul.micro import MR, block_product
 
 PATCHES = 56  # of a task, about: their n^2 values fit an L2 cache at 64 channels
+APART = 16  # elements between planes of values: multiples of 4 KiB would meet in the same cache lines
+BLOCK = 16  # channels whose filters are transformed in one go: their taps are whole vectors
 DEEP = 1 << 20  # transformed filters: 4 MiB of float32, several L2 caches
+
+
+PART = 9 * BLOCK + 18  # rows of a panel that transforming filters needs: all taps, and half a transform
 
 
 class Sizes(NamedTuple):
@@ -49,7 +55,8 @@ class Sizes(NamedTuple):
     n: int  # m + 2
     down: int  # rows of patches per image
     across: int  # patches per row
-    rows: int  # rows of patches per task, counted through all images
+    tasks: int  # of rows of patches, counted through all images
+    rows: int  # of a task, at most
     width: int  # pixels of a packed row
     panel: int  # filters of a panel
     panels: int
@@ -72,14 +79,34 @@ def sizes(
     most = max(1, -(-PATCHES // across))
     # Among 1 ... most rows, those that fill the tiles' MR rows best; the larger of equals.
     rows = max(range(1, most + 1), key=lambda r: (r * across / (-(-r * across // MR) * MR) > 0.9, r))
-    rows = min(rows, -(-N * down // 2))  # two tasks at least
+    tasks = max(2, -(-N * down // rows))
+    # As many as can be dealt out evenly, to slots and to threads.
+    tasks = -(-tasks // SLOTS) * SLOTS if tasks > SLOTS else tasks + tasks % 2
+    tasks = min(N * down, tasks)
+    rows = -(-N * down // tasks)
     # Whole tiles of columns where three vectors divide K well, else of two, which divide more numbers.
     over = K % (VECTORS * vector)
     panel = (VECTORS if over == 0 or over > 2 * vector else 2) * vector
     return Sizes(
-        N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, rows, m * across + 2, panel, -(-K // panel),
-        from_k, from_c, flip, relu,
+        N, C, H, W, K, P, Q, ph, pw, m, m + 2, down, across, tasks, rows, m * across + 2, panel,
+        -(-K // panel), from_k, from_c, flip, relu,
     )  # fmt: skip
+
+
+class Filters(NamedTuple):
+    """Where filters are in w, how long they are, and to which rows of a panel their taps go."""
+
+    at: Array
+    lengths: Array
+    places: Array
+
+
+@lru_cache(maxsize=256)
+def filter_tables(K: int, C: int, from_k: int, panel: int, flip: bool) -> Filters:
+    """Return the tables for K filters of C channels: of all channels, turned around of one."""
+    taps = np.arange(9 if flip else 9 * C)
+    rows = 8 - taps if flip else taps % (9 * BLOCK)
+    return Filters(row_offsets(K, from_k), np.full(K, taps.size), (rows * panel).astype(np.uint64))
 
 
 # --- the transforms, one lane per channel ---
@@ -174,24 +201,29 @@ def filter_2(g: Array, i: U, step: U, out: Array, o: U, out_step: U, count: int)
 
 @jit_tuned
 def transform_filters(
-    w: Array, g: Sizes, c: int, first: int, width: int, part: Array, u: Array, plane: U, to: U
-) -> None:
-    """u[to + (i n + j) plane + k] = (G w G^T)[i, j] of channel c of the filters k from ``first`` on."""
-    taps, half, row = U(0), U(9 * width), U(width)
-    for k in range(width):
-        at = U((first + k) * g.from_k + c * g.from_c)
-        for t in range(9):
-            part[taps + U(t * width + k)] = w[at + U(8 - t if g.flip else t)]
-    for s in range(3):  # columns: 3 x 3 to n x 3
-        if g.m == 4:
-            filter_4(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
-        else:
-            filter_2(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
-    for i in range(g.n):  # rows: n x 3 to n x n
-        if g.m == 4:
-            filter_4(part, half + U(3 * i) * row, row, u, to + U(i * g.n) * plane, plane, width)
-        else:
-            filter_2(part, half + U(3 * i) * row, row, u, to + U(i * g.n) * plane, plane, width)
+    w: Array, t: Filters, g: Sizes, c: int, channels: int, first: int, width: int, part: Array, u: Array,
+    plane: U, to: U,
+) -> None:  # fmt: skip
+    """u[to + (i n + j) plane + channel panel + k] = (G w G^T)[i, j], from channel c, filter ``first`` on."""
+    L, row, half = lanes_of(w), U(g.panel), U(9 * BLOCK * g.panel)
+    # part[9 channel + tap, filter]; only filters that are not turned around have their channels side by side.
+    start, low = (c * g.from_c, 0) if g.flip else (0, 9 * c)
+    for k in range(0, width, L):
+        for e in range(low, low + 9 * channels, L):
+            n = min(L, low + 9 * channels - e)
+            transpose(w, start, t.at, t.lengths, first + k, min(L, width - k), e, n, part, k, t.places)
+    for channel in range(channels):
+        taps, out = U(9 * channel * g.panel), to + U(channel * g.panel)
+        for s in range(3):  # columns: 3 x 3 to n x 3
+            if g.m == 4:
+                filter_4(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
+            else:
+                filter_2(part, taps + U(s) * row, U(3) * row, part, half + U(s) * row, U(3) * row, width)
+        for i in range(g.n):  # rows: n x 3 to n x n
+            if g.m == 4:
+                filter_4(part, half + U(3 * i) * row, row, u, out + U(i * g.n) * plane, plane, width)
+            else:
+                filter_2(part, half + U(3 * i) * row, row, u, out + U(i * g.n) * plane, plane, width)
 
 
 @jit_elementwise
@@ -217,7 +249,7 @@ def pack_patch_rows(x: Array, g: Sizes, image: int, row: int, pixels: Array) -> 
 def transform_input(pixels: Array, g: Sizes, t: int, patches: int, part: Array, v: Array) -> None:
     """v[i, j, t + q, :] = (B^T d B)[i, j] for the patches q of a row."""
     n, C = g.n, U(g.C)
-    plane = U(patches) * C
+    plane = U(patches) * C + U(APART)
     for q in range(g.across):
         for j in range(n):
             at = U(q * g.m + j) * C
@@ -281,7 +313,7 @@ def block_of_patches(
     task: int, x: Array, u: Array, b: Array, at: Array, g: Sizes,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    first, end = task * g.rows, min(g.N * g.down, (task + 1) * g.rows)
+    first, end = g.N * g.down * task // g.tasks, g.N * g.down * (task + 1) // g.tasks
     patches = (end - first) * g.across
     for row in range(first, end):
         pack_patch_rows(x, g, row // g.down, row % g.down, pixels)
@@ -289,9 +321,10 @@ def block_of_patches(
     for value in range(g.n * g.n):
         for k in range(0, g.K, g.panel):  # a panel stays in the L2 cache while the patches pass by
             block_product(
-                v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches,
-                u, U((value * g.panels * g.panel + k) * g.C), g.panel, at, min(g.panel, g.K - k), g.C,
-                signed(1), U(0), U(0), sums, U(value * patches * g.K + k), U(g.K), flag(False),
+                v, U(value * (patches * g.C + APART)), MR * g.C, U(g.C), U(1), patches,
+                u, U(value * (g.panels * g.panel * g.C + APART) + k * g.C), g.panel, at,
+                min(g.panel, g.K - k), g.C, signed(1), U(0), U(0),
+                sums, U(value * patches * g.K + k), U(g.K), flag(False),
             )  # fmt: skip
     for row in range(first, end):
         transform_output(sums, g, (row - first) * g.across, patches, g.K, part, out)
@@ -300,20 +333,27 @@ def block_of_patches(
 
 @jit_parallel
 def shallow(
-    x: Array, w: Array, b: Array, at: Array, g: Sizes, u: Array,
+    x: Array, b: Array, at: Array, g: Sizes, u: Array,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    plane, slots = U(g.panels * g.panel * g.C), len(v)
-    for c in prange(g.C):
-        work = np.empty(27 * g.panel, w.dtype)
-        for k in range(0, g.K, g.panel):
-            transform_filters(w, g, c, k, min(g.panel, g.K - k), work, u, plane, U(k * g.C + c * g.panel))
+    slots = len(v)
     for slot in prange(slots):
         pixels[slot, :] = 0
-        for task in range(slot, (g.N * g.down + g.rows - 1) // g.rows, slots):
+        for task in range(slot, g.tasks, slots):
             block_of_patches(
-                task, x, u, b, at, g, pixels[slot], out[slot], part[slot], v[slot], sums[slot], y
+                signed(task), x, u, b, at, g, pixels[slot], out[slot], part[slot], v[slot], sums[slot], y
             )
+
+
+@jit_parallel
+def transform_all_filters(w: Array, t: Filters, g: Sizes, u: Array) -> None:
+    plane, block = U(g.panels * g.panel * g.C + APART), 1 if g.flip else BLOCK
+    for chunk in prange((g.C + block - 1) // block):
+        work, c = np.empty(PART * g.panel, w.dtype), signed(chunk) * block
+        channels = min(block, g.C - c)
+        for k in range(0, g.K, g.panel):
+            to = U(k * g.C + c * g.panel)
+            transform_filters(w, t, g, c, channels, k, min(g.panel, g.K - k), work, u, plane, to)
 
 
 # --- deep: many channels, few patches. All patches are transformed once; a task is a panel of filters, whose
@@ -322,17 +362,21 @@ def shallow(
 
 @jit_tuned
 def panel_of_filters(
-    panel: int, v: Array, w: Array, b: Array, at: Array, g: Sizes,
+    panel: int, v: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, prepared: bool,
     u: Array, out: Array, part: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
     first, patches = panel * g.panel, g.N * g.down * g.across
-    width, plane = min(g.panel, g.K - first), U(g.C * g.panel)
-    for c in range(g.C):
-        transform_filters(w, g, c, first, width, part, u, plane, U(c * g.panel))
+    width, start = min(g.panel, g.K - first), U(first * g.C if prepared else 0)
+    plane = U((g.panels if prepared else 1) * g.panel * g.C + APART)
+    block = 1 if g.flip else BLOCK
+    for c in range(0, 0 if prepared else g.C, block):
+        to = U(c * g.panel)
+        transform_filters(w, t, g, c, min(block, g.C - c), first, width, part, u, plane, to)
     for value in range(g.n * g.n):
         block_product(
-            v, U(value * patches * g.C), MR * g.C, U(g.C), U(1), patches, u, U(value) * plane, g.panel, at,
-            width, g.C, signed(1), U(0), U(0), sums, U(value * patches * width), U(width), flag(False),
+            v, U(value * (patches * g.C + APART)), MR * g.C, U(g.C), U(1), patches,
+            u, U(value) * plane + start, g.panel, at, width, g.C, signed(1), U(0), U(0),
+            sums, U(value * patches * width), U(width), flag(False),
         )  # fmt: skip
     for row in range(g.N * g.down):
         transform_output(sums, g, row * g.across, patches, width, part, out)
@@ -341,51 +385,73 @@ def panel_of_filters(
 
 @jit_parallel
 def deep(
-    x: Array, w: Array, b: Array, at: Array, g: Sizes, u: Array,
+    x: Array, w: Array, t: Filters, b: Array, at: Array, g: Sizes, prepared: bool, u: Array,
     pixels: Array, out: Array, part: Array, v: Array, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    slots = len(u)
+    slots = len(out)
     for slot in prange(slots):
         pixels[slot, :] = 0
         for row in range(slot, g.N * g.down, slots):
             pack_patch_rows(x, g, row // g.down, row % g.down, pixels[slot])
             transform_input(pixels[slot], g, row * g.across, g.N * g.down * g.across, part[slot], v)
     for slot in prange(slots):
+        own = u[0 if prepared else signed(slot)]
         for panel in range(slot, g.panels, slots):
-            panel_of_filters(panel, v, w, b, at, g, u[slot], out[slot], part[slot], sums[slot], y)
+            panel_of_filters(panel, v, w, t, b, at, g, prepared, own, out[slot], part[slot], sums[slot], y)
 
 
-def convolve(x: Array, w: Array, b: Array, g: Sizes) -> Array:
-    """Return the correlation of x (N, C, H, W) with K filters."""
+def transformed(w: Array, g: Sizes) -> Array:
+    """Return the values of all filters (n^2, panels, C, panel)."""
+    u = empty((g.n * g.n * (g.panels * g.panel * g.C + APART),), w.dtype)
+    transform_all_filters(w.reshape(-1), filter_tables(g.K, g.C, g.from_k, g.panel, g.flip), g, u)
+    return u
+
+
+def convolve(x: Array, w: Array, b: Array, g: Sizes, u: Array | None = None) -> Array:
+    """Return the correlation of x (N, C, H, W) with K filters, of which ``transformed`` has made u."""
     n2, dtype = g.n * g.n, x.dtype
     y = empty((g.N, g.K, g.P, g.Q), dtype)
     at = row_offsets(g.C, g.panel)
-    arrays = x.reshape(-1), w.reshape(-1), b, at, g
-    deep_one = n2 * g.C * g.K > DEEP
-    if deep_one:
+    is_deep = n2 * g.C * g.K > DEEP
+    if is_deep:
         slots, patches, filters = min(SLOTS, g.panels), g.N * g.down * g.across, g.panel
     else:
-        slots, patches, filters = min(SLOTS, -(-g.N * g.down // g.rows)), g.rows * g.across, g.K
+        slots, patches, filters = min(SLOTS, g.tasks), g.rows * g.across, g.K
     pixels = empty((slots, g.n * g.width * g.C), dtype)
     out = empty((slots, g.m * g.width * filters), dtype)
-    part = empty((slots, max(n2 * max(g.C, filters), 27 * g.panel)), dtype)
+    part = empty((slots, max(n2 * max(g.C, filters), PART * g.panel)), dtype)
     sums = empty((slots, n2 * patches * filters), dtype)
-    if deep_one:
-        u, v = empty((slots, n2 * g.C * g.panel), dtype), empty((n2 * patches * g.C,), dtype)
-        deep(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
+    if is_deep:
+        tables = filter_tables(g.K, g.C, g.from_k, g.panel, g.flip)
+        own = empty((slots, n2 * (g.C * g.panel + APART)), dtype) if u is None else u.reshape(1, -1)
+        v = empty((n2 * (patches * g.C + APART),), dtype)
+        arrays = x.reshape(-1), w.reshape(-1), tables, b, at, g, flag(u is not None), own
+        deep(*arrays, pixels, out, part, v, sums, y.reshape(-1))
     else:
-        u, v = empty((n2 * g.panels * g.panel * g.C,), dtype), empty((slots, n2 * patches * g.C), dtype)
-        shallow(*arrays, u, pixels, out, part, v, sums, y.reshape(-1))
+        v = empty((slots, n2 * (patches * g.C + APART)), dtype)
+        u = transformed(w, g) if u is None else u
+        shallow(x.reshape(-1), b, at, g, u, pixels, out, part, v, sums, y.reshape(-1))
     return y
 
 
-def forward(
-    x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int, relu: bool = False
-) -> Array:
-    """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1."""
+def forward_sizes(x: tuple[int, ...], w: Array, padding: tuple[int, int], m: int, relu: bool) -> Sizes:
+    """Return the sizes of a forward pass."""
     K, C, _, _ = w.shape
-    g = sizes(x.shape, K, padding, m, lanes(x.dtype), 9 * C, 9, False, relu)
-    return convolve(x, w, no_bias(K, x.dtype.char) if b is None else b, g)
+    return sizes(x, K, padding, m, lanes(w.dtype), 9 * C, 9, False, relu)
+
+
+def forward(
+    x: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int, relu: bool = False,
+    u: Array | None = None,
+) -> Array:  # fmt: skip
+    """Return y (N, K, P, Q) of a 3 x 3 convolution with stride 1; u is what ``prepare`` made of w."""
+    g = forward_sizes(x.shape, w, padding, m, relu)
+    return convolve(x, w, no_bias(g.K, x.dtype.char) if b is None else b, g, u)
+
+
+def prepare(x: tuple[int, ...], w: Array, padding: tuple[int, int], m: int) -> Array:
+    """Return the filters as ``forward`` uses them, for many calls on images of one shape."""
+    return transformed(w, forward_sizes(x, w, padding, m, False))
 
 
 def input_gradient(dy: Array, w: Array, b: Array | None, padding: tuple[int, int], m: int) -> Array:
