@@ -637,4 +637,16 @@ FAULTS = {
             "tiles.reshape(3, 3, 28, 28).transpose(1, 2, 0, 3)",
         ),
     ],
+    "where_networks_look": [
+        (
+            "Grad-CAM is asked for another class",
+            '"Grad-CAM": visualize.grad_cam(model, pictures, "4", targets)',
+            '"Grad-CAM": visualize.grad_cam(model, pictures, "4", (targets + 1) % 3)',
+        ),
+        (
+            "the first network learns patches of one colour, too",
+            "first = trained(*three)",
+            "first = trained(*three, np.concatenate([plain(p, count // 3, size) for p in photographs]))",
+        ),
+    ],
 }

@@ -12,9 +12,10 @@ MAP = np.ones((1, 4, 4))
 
 def test_heat_maps_have_a_row_per_image_and_a_panel_per_map():
     images, first, second = RNG.random((2, 1, 6, 5)), RNG.normal(size=(2, 6, 5)), RNG.random((2, 6, 5))
-    figure = plot.heat_maps(images, {"first": first, "second": 1000 * second}, "Where")
+    figure = plot.heat_maps(images, {"first": first, "second": 1000 * second}, "Where", ["one", "two"])
     panels = np.reshape(figure.axes[:6], (2, 3))
     assert [panel.get_title() for panel in panels[0]] == ["image", "first", "second"]
+    assert [panel.get_ylabel() for panel in panels[:, 0]] == ["one", "two"]
     assert figure.get_suptitle() == "Where"
     for row, n in zip(panels, range(2)):
         np.testing.assert_allclose(
@@ -80,6 +81,7 @@ def test_a_field_is_framed_and_what_lies_outside_is_faded():
         (lambda: plot.heat_maps(np.ones((1, 1, 4, 4)), {"m": np.ones((1, 4, 5))}), r"maps\['m'\] has shape"),
         (lambda: plot.heat_maps(np.ones((1, 1, 4, 4)), {}), "maps is empty"),
         (lambda: plot.receptive_field(MAP, {"f": np.ones((4, 5))}), r"fields\['f'\] has shape"),
+        (lambda: plot.heat_maps(MAP[None], {"m": MAP}, rows=["a", "b"]), "rows has 2 names, wanted 1"),
         (lambda: plot.receptive_field(MAP, {}), "fields is empty"),
         (lambda: plot.receptive_field(np.ones((4, 4)), {"f": np.ones((4, 4))}), "image has shape"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +20,17 @@ FADED = 0.4  # of an image's contrast under a map, or outside a field
 LUMINANCE = 0.299, 0.587, 0.114
 
 
-def heat_maps(images: npt.ArrayLike, maps: Mapping[str, npt.ArrayLike], title: str = "") -> Figure:
+def heat_maps(
+    images: npt.ArrayLike,
+    maps: Mapping[str, npt.ArrayLike],
+    title: str = "",
+    rows: Sequence[str] = (),
+) -> Figure:
     """One row for each of `images` (N, C, H, W), C = 1 or 3: the image, and each of `maps` (N, H, W) over it.
 
     Red is positive, blue negative, no colour 0. Every map has a scale of its own, which ends at the magnitude
     that a hundredth of its pixels other than 0 exceed: what is compared is where maps are strong, not how
-    strong.
+    strong. `rows` are names of the images.
     """
     shown = as_array("images", images, 4, "(N, C, H, W)")
     layers = {name: as_array(f"maps[{name!r}]", values, 3, "(N, H, W)") for name, values in maps.items()}
@@ -35,18 +40,22 @@ def heat_maps(images: npt.ArrayLike, maps: Mapping[str, npt.ArrayLike], title: s
             raise ValueError(f"maps[{name!r}] has shape {values.shape}, wanted {wanted}, that of images")
     if not layers:
         raise ValueError("maps is empty, wanted at least one map")
+    if rows and len(rows) != len(shown):
+        raise ValueError(f"rows has {len(rows)} names, wanted {len(shown)}, one per image")
     figure, axes = _panels(len(shown), 1 + len(layers), shown.shape[2] / shown.shape[3], title, below=0.8)
-    for row, panels in enumerate(axes):
-        picture = _as_picture(shown[row])
+    for n, panels in enumerate(axes):
+        picture = _as_picture(shown[n])
         panels[0].imshow(picture)
         for panel, values in zip(panels[1:], layers.values()):
-            value = values[row]
+            value = values[n]
             sizes = np.abs(value[value != 0])
             strength = np.clip(value / (np.percentile(sizes, STRONG) if sizes.size else 1.0), -1, 1)
             panel.imshow(_faded(_grey(picture)))
             drawn = panel.imshow(strength, cmap="RdBu_r", vmin=-1, vmax=1, alpha=np.abs(strength) ** 0.5)
     for panel, name in zip(axes[0], ("image", *layers)):
         panel.set_title(name, **LABEL)
+    for panel, name in zip(axes[:, 0], rows):
+        panel.set_ylabel(name, **LABEL)
     bar = figure.colorbar(
         drawn, ax=axes, location="bottom", ticks=[-1, 0, 1], fraction=0.05, aspect=30, shrink=0.5
     )
