@@ -8,7 +8,7 @@
 tensor([2.5838532, 2.       ])
 """
 
-from nnkernels import autograd, cuda, data, io, nn, ops, optim, plot, train, visualize
+from nnkernels import autograd, cuda, data, io, nn, onnx, ops, optim, plot, train, visualize
 from nnkernels.autograd import (
     Dual,
     GradcheckError,
@@ -39,7 +39,7 @@ from nnkernels.ops.matmul.precision import get_matmul_precision, set_matmul_prec
 __all__ = [
     "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "cuda", "data", "empty_cache",
     "explain", "get_matmul_precision", "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp",
-    "io", "jacobian", "jvp", "nn", "no_grad", "ops", "optim", "optimize_for_inference", "plot",
+    "io", "jacobian", "jvp", "nn", "no_grad", "onnx", "ops", "optim", "optimize_for_inference", "plot",
     "set_matmul_precision", "set_num_threads", "set_winograd", "simulate_gpu", "tensor", "trace", "train",
     "use_backend", "value_and_grad", "visualize", "vjp",
 ]  # fmt: skip

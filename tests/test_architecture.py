@@ -14,6 +14,7 @@ ALLOWED = {
     "nn": {"machine", "ops", "autograd", "nn"},
     "optim": {"machine", "ops", "autograd", "nn", "optim"},
     "io": {"io"},
+    "onnx": {"machine", "ops", "autograd", "nn", "io", "onnx"},
     "data": {"io", "data"},
     "plot": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},

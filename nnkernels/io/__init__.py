@@ -1,5 +1,7 @@
 """Weights and metrics on disk: npz, safetensors and JSON, each file replaced in one step, never pickled.
 
+Weights are read from ONNX files, too; `nnkernels.onnx` writes those.
+
 A state is a dict of names and NumPy arrays, as `Module.state_dict` returns it and `load_state_dict` takes it:
 
 >>> import tempfile
@@ -16,24 +18,25 @@ one that is cut short, damaged or of another format gives one ValueError that na
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnkernels.io.json_file import write_json
 from nnkernels.io.npz import load_npz, save_npz
+from nnkernels.io.onnx import load_onnx
 from nnkernels.io.safetensors import load_safetensors, save_safetensors
 
-__all__ = ["load", "load_npz", "load_safetensors", "save", "save_npz", "save_safetensors", "write_json"]
+__all__ = [
+    "load", "load_npz", "load_onnx", "load_safetensors", "save", "save_npz", "save_safetensors", "write_json",
+]  # fmt: skip
 
+Save = Callable[[Path, Mapping[str, NDArray[Any] | np.generic]], None]
+Load = Callable[[Path], dict[str, NDArray[Any]]]
 
-class _Format(NamedTuple):
-    save: Callable[[Path, Mapping[str, NDArray[Any] | np.generic]], None]
-    load: Callable[[Path], dict[str, NDArray[Any]]]
-
-
-_FORMATS = {".npz": _Format(save_npz, load_npz), ".safetensors": _Format(save_safetensors, load_safetensors)}
+_SAVE: dict[str, Save] = {".npz": save_npz, ".safetensors": save_safetensors}
+_LOAD: dict[str, Load] = {".npz": load_npz, ".safetensors": load_safetensors, ".onnx": load_onnx}
 
 
 def save(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any] | np.generic]) -> None:
@@ -41,19 +44,20 @@ def save(path: str | os.PathLike[str], state: Mapping[str, NDArray[Any] | np.gen
 
     Raises ValueError for another ending, and what those two raise.
     """
-    _format_of(Path(path)).save(Path(path), state)
+    _by_ending(_SAVE, Path(path))(Path(path), state)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Read named arrays by `load_npz` or `load_safetensors`, as the ending of `path` says.
+    """Read named arrays by `load_npz`, `load_safetensors` or `load_onnx`, as the ending of `path` says.
 
-    Raises ValueError for another ending, and what those two raise.
+    Raises ValueError for another ending, and what those raise.
     """
-    return _format_of(Path(path)).load(Path(path))
+    state: dict[str, NDArray[Any]] = _by_ending(_LOAD, Path(path))(Path(path))
+    return state
 
 
-def _format_of(path: Path) -> _Format:
+def _by_ending(formats: Mapping[str, Any], path: Path) -> Any:
     try:
-        return _FORMATS[path.suffix.lower()]
+        return formats[path.suffix.lower()]
     except KeyError:
-        raise ValueError(f"{path}: wanted a name that ends in {' or '.join(_FORMATS)}") from None
+        raise ValueError(f"{path}: wanted a name that ends in {' or '.join(formats)}") from None

@@ -6,7 +6,7 @@ conditionals are gone: a network whose way depends on the values of its input ha
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,23 +14,24 @@ import numpy as np
 
 from nnkernels.autograd import Tensor, tree
 from nnkernels.autograd.tape import Node, no_grad, nodes_to, recording
-from nnkernels.autograd.tensor import array_of
+from nnkernels.autograd.tensor import array_of, as_operand
 from nnkernels.machine.arrays import move, side
 from nnkernels.machine.memory import Array, as_kernel_array
 from nnkernels.nn.module import Module
 from nnkernels.ops.op import Op
+from nnkernels.ops.validate import is_array
 
 ALIKE = 1e-3  # relative to the largest number: far above rounding, far below another way taken
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is computed: the program's input (0), or the result of call ``number`` (from 1)."""
+    """An input of the program (0; further ones are -1, -2 ...), or the result of a call (from 1)."""
 
     number: int
 
     def __repr__(self) -> str:
-        return f"v{self.number}" if self.number else "x"
+        return f"v{self.number}" if self.number > 0 else f"x{-self.number or ''}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Program:
-    """Calls in the order in which they run, for an input of a ``shape``.
+    """Calls in the order in which they run, for an input of a ``shape``, and ``others`` where there are more.
 
     ``outputs`` is a Value, or tuples, lists and dicts of Values.
     """
@@ -72,18 +73,23 @@ class Program:
     shape: tuple[int, ...]
     calls: tuple[Call, ...]
     outputs: Any
+    others: tuple[tuple[int, ...], ...] = ()
+
+    def inputs(self) -> dict[Value, tuple[int, ...]]:
+        """Return the inputs and their shapes."""
+        return {Value(-i): shape for i, shape in enumerate((self.shape, *self.others))}
 
     def shape_of(self, v: Value) -> tuple[int, ...]:
         """Return the shape of a Value."""
-        return self.calls[v.number - 1].shape if v.number else self.shape
+        return self.calls[v.number - 1].shape if v.number > 0 else self.inputs()[v]
 
     @cached_property
     def dead_after(self) -> list[list[Value]]:
         """For each call, the Values that nothing reads any more."""
-        last = {Value(0): 0}
+        last = dict.fromkeys(self.inputs(), 0)
         for number, call in enumerate(self.calls):
             last.update(dict.fromkeys((*call.values(), Value(number + 1)), number))
-        for v in self.results():
+        for v in set(self.results()):
             del last[v]
         return [[v for v, at in last.items() if at == number] for number in range(len(self.calls))]
 
@@ -97,11 +103,11 @@ class Program:
 
     def moved(self, calls: Sequence[Call], place: Mapping[Value, Value]) -> "Program":
         """Return a program of other calls, where the Values returned are at the places given."""
-        return Program(self.shape, tuple(calls), tree.mapped(place.__getitem__, self.outputs))
+        return replace(self, calls=tuple(calls), outputs=tree.mapped(place.__getitem__, self.outputs))
 
-    def __call__(self, x: Array) -> Any:
-        """Return what the network returns for x. Memory is given back as soon as nothing will read it."""
-        values = {Value(0): x}
+    def __call__(self, *arrays: Array) -> Any:
+        """Return what the network returns for its inputs. Memory is given back once nothing will read it."""
+        values = dict(zip(self.inputs(), arrays))
         for number, (call, dead) in enumerate(zip(self.calls, self.dead_after), 1):
             inputs = [values[t] if isinstance(t, Value) else t for t in call.inputs]
             values[Value(number)] = call(*inputs)
@@ -111,31 +117,38 @@ class Program:
         return tree.mapped(lambda v: Tensor(values[v]), self.outputs)
 
 
-def program_of(model: Module, x: Array) -> Program:
-    """Return what ``model`` does, in evaluation, with inputs of x's shape and dtype.
+def program_of(model: Module, *arguments: Any) -> Program:
+    """Return what ``model`` does, in evaluation, with inputs of the shapes and dtypes of the ``arguments``.
 
-    Tried on a second input, x's numbers in reverse order. The model's modes are left as they were. Raises
-    ValueError where the model returns anything but Tensors computed from x, and where the second input shows
-    that its way depends on values.
+    The arrays among these are inputs; the others, such as a sparse matrix, are part of the program. Tried on
+    second inputs, the same numbers in reverse order. The model's modes are left as they were. Raises
+    ValueError where the model returns anything but Tensors computed from its inputs, and where the second
+    inputs show that its way depends on values.
     """
     name = type(model).__name__
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        program = recorded(name, model, x)
-        other = move(np.ascontiguousarray(move(x, "cpu").ravel()[::-1].reshape(x.shape)), side(x))
+        program = recorded(name, model, *arguments)
+        others = [backwards(a) if is_array(a) else a for a in arguments]
         with no_grad():
-            wanted = tree.leaves(model(other), name)
+            wanted = tree.leaves(model(*map(as_operand, others)), name)
     finally:
         for module, mode in modes:
             module.training = mode
-    for (_, got), (_, right) in zip(tree.leaves(program(other), name), wanted):
+    for (_, got), (_, right) in zip(tree.leaves(program(*filter(is_array, others)), name), wanted):
         if not alike(move(array_of(got), "cpu"), move(array_of(right), "cpu")):
             raise ValueError(
                 f"{name}: what forward does depends on the numbers it is given (it reads them, or keeps "
                 "places of maxima), and a list of calls cannot stand for that"
             )
     return program
+
+
+def backwards(x: Array) -> Array:
+    """Return the numbers of x in reverse order, in x's shape."""
+    y: Array = move(np.ascontiguousarray(move(x, "cpu").ravel()[::-1].reshape(x.shape)), side(x))
+    return y
 
 
 def alike(a: Array, b: Array) -> bool:
@@ -146,11 +159,12 @@ def alike(a: Array, b: Array) -> bool:
     return bool(np.allclose(a, b, rtol=0, atol=ALIKE * largest, equal_nan=True))
 
 
-def recorded(name: str, model: Module, x: Array) -> Program:
+def recorded(name: str, model: Module, *arguments: Any) -> Program:
     """Return the calls of one forward pass."""
-    given: Any = Tensor(x, requires_grad=True) if x.dtype.kind == "f" else x
+    given = [Tensor(a, requires_grad=True) if is_array(a) and a.dtype.kind == "f" else a for a in arguments]
+    inputs = [t for t, a in zip(given, arguments) if is_array(a)]
     with recording(True):
-        y = model(given)
+        y = model(*given)
     nodes: set[Node] = set()
     for _, result in tree.leaves(y, name):
         if not isinstance(result, Tensor) or result.node is None:
@@ -161,8 +175,9 @@ def recorded(name: str, model: Module, x: Array) -> Program:
     numbers = {node: i for i, node in enumerate(sorted(nodes, key=lambda node: node.number), 1)}
 
     def place(t: Any) -> Any:
-        if t is given:
-            return Value(0)
+        for i, one in enumerate(inputs):
+            if t is one:
+                return Value(-i)
         if isinstance(t, Tensor):
             return t.data if t.node is None else Value(numbers[t.node])
         return t
@@ -171,4 +186,6 @@ def recorded(name: str, model: Module, x: Array) -> Program:
         Call(node.op, tuple(map(place, node.inputs)), dict(node.attributes), node.outputs[0].shape)
         for node in numbers
     ]
-    return Program(x.shape, tuple(calls), tree.mapped(lambda t: Value(numbers[t.node]), y))
+    outputs = tree.mapped(lambda t: Value(numbers[t.node]), y)
+    first, *others = (t.shape for t in inputs)
+    return Program(first, tuple(calls), outputs, tuple(others))
