@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import peers_plot
-import peers_rows
-import peers_steps
 import peers_table
+from peers_every import every_row
 
 import nnkernels
 from nnkernels import io
@@ -45,7 +44,7 @@ SETTINGS = {
 
 def chosen_rows(quick: bool, pattern: str | None) -> list[Any]:
     """Return the rows asked for; a pattern without * may stand anywhere in a row's name."""
-    rows = [r for r in (*peers_rows.op_rows(), *peers_steps.step_rows()) if r.quick or not quick]
+    rows = [r for r in every_row() if r.quick or not quick]
     if pattern is None:
         return rows
     if "*" not in pattern:

@@ -86,10 +86,9 @@ def main() -> None:
     if request["kind"] == "against torch":
         import torch  # noqa: F401 (first, see against_torch)
 
-    import peers_rows
-    import peers_steps
+    from peers_every import every_row
 
-    rows = [r for r in (*peers_rows.op_rows(), *peers_steps.step_rows()) if r.name in request["rows"]]
+    rows = [r for r in every_row() if r.name in request["rows"]]
     time_them = {"alone": alone, "against torch": against_torch}[request["kind"]]
     result_path.write_text(json.dumps(time_them(rows, request)), encoding="utf-8")
 

@@ -22,7 +22,7 @@ FAMILIES = {
     "conv2d": ("#0072B2", "o"), "conv1d": ("#56B4E9", "h"), "GEMM": ("#D55E00", "s"),
     "pooling": ("#009E73", "^"), "elementwise": ("#E69F00", "D"), "softmax, loss": ("#CC79A7", "v"),
     "reduction": ("#F0E442", "P"), "normalisation": ("#8C564B", "X"), "update step": ("#666666", "<"),
-    "training step": ("#222222", "*"),
+    "training step": ("#222222", "*"), "network": ("#A50026", "p"),
 }  # fmt: skip
 INK, GREY, FAINT = "#222222", "#767676", "#E5E5E5"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)

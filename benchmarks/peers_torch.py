@@ -5,14 +5,17 @@ functions that autograd calls: neither pays for autograd. Update steps are torch
 arguments.
 """
 
+import sys
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from lenet_against_torch import TorchLeNet5
+from peers_networks import CLASSES, NETWORKS, OPTIONS, NetworkCase
 from peers_rows import Case
 from peers_steps import StepCase, convnet, mlp, step
 
@@ -20,8 +23,10 @@ aten = torch.ops.aten
 Call = Callable[[], Any]
 
 
-def calls(case: Case | StepCase) -> dict[str, Call]:
+def calls(case: Case | StepCase | NetworkCase) -> dict[str, Call]:
     """Return PyTorch's calls for a row: "torch", and "torch_fused" for a fused optimizer."""
+    if isinstance(case, NetworkCase):
+        return {"torch": network_call(case)}
     if isinstance(case, StepCase):
         return {"torch": training_step(case)}
     row = case.row
@@ -171,13 +176,45 @@ def training_step(case: StepCase) -> Call:
     return lambda: step(model, optimizer, TF.cross_entropy, *next(batches))
 
 
+# --- networks ---
+
+
+def network_call(case: NetworkCase) -> Call:
+    """Return the same network's training step, or its evaluation, which PyTorch users do not optimise."""
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "oracles"))
+    from torch_models import MODELS
+
+    model = MODELS[NETWORKS[case.row.op]](CLASSES)
+    model.load_state_dict({name: tensor(w) for name, w in case.weights.items()})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    x, labels = tensor(case.x), tensor(case.labels)
+    if case.row.way == "step":
+        optimizer = torch.optim.SGD(model.parameters(), **OPTIONS)
+        return lambda: step(model, optimizer, TF.cross_entropy, x, labels)
+    model.eval()
+
+    def run():
+        with torch.no_grad():
+            return (model(x),)
+
+    return run
+
+
 # --- comparison ---
 
 
-def compare(case: Case | StepCase, ours: Call, others: dict[str, Call]) -> None:
+def compare(case: Case | StepCase | NetworkCase, ours: Call, others: dict[str, Call]) -> None:
     """Raise AssertionError where PyTorch's first result is not ours."""
-    if isinstance(case, StepCase):
+    if case.row.way == "step" and not isinstance(case, Case):
         compare_losses(case, ours, others["torch"])
+        return
+    if isinstance(case, NetworkCase):
+        a, b = ours()[0], others["torch"]()[0].numpy()
+        error = float(np.abs(a - b).max() / np.abs(b).max())
+        if not error <= 1e-4:
+            raise AssertionError(f"{case.row.name}: outputs differ by {error:.3g} of the largest")
         return
     got = ours()
     gradients = case.row.way not in ("fwd", "step")
@@ -206,7 +243,7 @@ def assert_close(a: np.ndarray, b: np.ndarray, terms: int, what: str) -> None:
         raise AssertionError(f"{what}: largest difference {error:.3g}, allowed {allowed:.3g}")
 
 
-def compare_losses(case: StepCase, ours: Call, theirs: Call) -> None:
+def compare_losses(case: StepCase | NetworkCase, ours: Call, theirs: Call) -> None:
     """Demand equal losses before and after the first step: the second has seen every gradient and update."""
     for i, allowed in ((0, 1e-5), (1, 1e-3)):
         a, b = ours(), theirs()

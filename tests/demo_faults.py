@@ -649,4 +649,67 @@ FAULTS = {
             "first = trained(*three, np.concatenate([plain(p, count // 3, size) for p in photographs]))",
         ),
     ],
+    "autoencoders": [
+        (
+            "without hidden layers, encoder and decoder are linear",
+            "nn.models.Autoencoder((64, 128, 32, 2), rng=demo.rng)",
+            "nn.models.Autoencoder((64, 2), rng=demo.rng)",
+        ),
+        (
+            "nothing pulls the codes towards N(0, I)",
+            "loss = vae.loss(batch)",
+            'loss = F.binary_cross_entropy_with_logits(vae(batch), batch, reduction="sum") / len(batch)',
+        ),
+        (
+            "logits are taken for pixels",
+            "made = F.sigmoid(vae.decode(drawn).data)",
+            "made = vae.decode(drawn).data",
+        ),
+    ],
+    "gan": [
+        (
+            "the generator does not learn",
+            "        of_generator.step()\n",
+            "",
+        ),
+        (
+            "the discriminator does not learn",
+            "        of_discriminator.step()\n",
+            "",
+        ),
+    ],
+    "char_rnn": [
+        (
+            "no cell has gates",
+            "hidden_size=64, cell=cell,",
+            'hidden_size=64, cell="rnn",',
+        ),
+        (
+            "every cell has gates",
+            "hidden_size=64, cell=cell,",
+            'hidden_size=64, cell="lstm",',
+        ),
+        (
+            "the numerals are those of other numbers",
+            '"".join(line(n) for n in read)',
+            '"".join(f"{m}=" + line(n).split("=")[1] for m, n in zip(numbers[1:], read))',
+        ),
+    ],
+    "karate_club": [
+        (
+            "the network is given no edges",
+            "shares_right(lonely), shares_right(adjacency)",
+            "shares_right(lonely), shares_right(lonely)",
+        ),
+        (
+            "the control is given the edges",
+            "shares_right(lonely), shares_right(adjacency)",
+            "shares_right(adjacency), shares_right(adjacency)",
+        ),
+        (
+            "the two labels are mixed up",
+            "F.index_select(z, 0, labelled), sides[labelled])",
+            "F.index_select(z, 0, labelled), 1 - sides[labelled])",
+        ),
+    ],
 }

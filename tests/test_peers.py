@@ -82,9 +82,9 @@ def test_an_unknown_op_is_an_error():
 
 
 def test_rows_are_named_once_and_build(on_path):
-    import peers_rows
+    from peers_every import every_row
 
-    rows = peers_rows.op_rows()
+    rows = every_row()
     names = [row.name for row in rows]
     assert len(set(names)) == len(names)
     for row in rows:
@@ -94,6 +94,22 @@ def test_rows_are_named_once_and_build(on_path):
             assert flops > 0
             assert least_bytes > 0
             assert case.call("tuned")()[0 if row.way != "dw" else 1] is not None
+
+
+@needs_torch
+@pytest.mark.parametrize("way", ["step", "eval", "optimised"])
+def test_networks_are_compared(on_path, monkeypatch, way):
+    import peers_networks
+    import peers_torch
+
+    monkeypatch.setattr(peers_networks, "SIDE", 64)  # pixels, in place of 224
+    case = peers_networks.NetworkRow("ResNet-18", 2, way).build()
+    ours, others = case.call("tuned"), peers_torch.calls(case)
+    assert case.work()[0] > 1e8
+    peers_torch.compare(case, ours, others)
+    wrong = (lambda: ours() + 1) if way == "step" else (lambda: (ours()[0] + 1,))
+    with pytest.raises(AssertionError, match="ResNet-18 64 px, batch 2"):
+        peers_torch.compare(case, wrong, others)
 
 
 @needs_torch

@@ -293,14 +293,23 @@ def test_each_regulariser_does_its_part():
     np.testing.assert_array_equal(image(start=near, steps=0), near)
 
 
-def test_a_jittered_gradient_comes_back_to_its_place():
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, rng=0, dtype=np.float64), nn.Flatten(), nn.Linear(36, 1, rng=0))
-    model[2].weight = nn.Parameter(np.ones((1, 36)))
-    model[2].bias = nn.Parameter(np.zeros(1))
-    start = images(1, 6, 6)
-    x = visualize.activation_maximisation(model, (1, 6, 6), start=start, jitter=3, steps=5, l2=0.0, rng=1)
-    step = 5 * 0.1 * np.sign(model[0].weight.data.item())  # every pixel counts alike, wherever it lies
-    np.testing.assert_allclose(x[0], start + step, atol=1e-12)
+def test_a_jittered_gradient_comes_back_to_where_the_pixels_were():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(49, 1, rng=0, dtype=np.float64))
+    model[1].weight.data[...] = np.arange(49) == 3 * 7 + 3  # it sees the pixel in the middle
+    start = images(1, 7, 7)
+    x = visualize.activation_maximisation(model, (1, 7, 7), start=start, jitter=3, steps=1, l2=0.0, rng=4)
+    down, right = np.random.default_rng(4).integers(-3, 4, 2)
+    assert down * right * (down - right)  # else turned round, or exchanged, they would be the same
+    (place,) = np.argwhere(x[0, 0] != start[0])
+    assert tuple(place) == (3 - down, 3 - right)
+
+
+def test_blur_is_a_gaussian_with_borders_continued():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    model, x = Net(), images(1, 3, 12, 12)
+    found = visualize.activation_maximisation(model, (3, 12, 12), start=x, steps=1, lr=0.0, blur=1.0, rng=0)
+    wanted = ndimage.gaussian_filter(x, (0, 0, 1, 1), mode="nearest", truncate=3)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 def test_total_variation_is_the_sum_of_slopes_and_differentiable():
@@ -427,6 +436,7 @@ class TwoResults(nn.Module):
     ("call", "error", "words"),
     [
         (lambda m, x: v.feature_maps(m, x, "conv3"), ValueError, "layer must be one of conv1, pool, bl"),
+        (lambda m, x: v.gradient(m.forward, x), TypeError, "model must be a Module, got method"),
         (lambda m, x: v.filters(m, "fc1"), ValueError, "'fc1' has a weight of shape"),
         (lambda m, x: v.filters(m, "pool"), ValueError, "'pool' has no weight"),
         (lambda m, x: v.gradient(m, x[0], "pool"), ValueError, r"x must have 4 axes \(N, C, H, W\)"),

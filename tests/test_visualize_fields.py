@@ -55,6 +55,18 @@ class Branches(nn.Module):
         return self.end(OPS["maximum"](x + self.two(F.relu(self.one(x))), x * 2.0))
 
 
+class SideBySide(nn.Module):
+    """Channels of two kinds: of one pixel, and of 3 x 3."""
+
+    def __init__(self, rng):
+        super().__init__()
+        self.one = nn.Conv2d(2, 1, 1, rng=rng, dtype=np.float64)
+        self.nine = nn.Conv2d(2, 1, 3, padding=1, rng=rng, dtype=np.float64)
+
+    def forward(self, x):
+        return OPS["concatenate"](self.one(x), self.nine(x), dim=1)
+
+
 class Signals(nn.Module):
     """Rows of an image one behind the other, pooled as a signal."""
 
@@ -69,7 +81,7 @@ class Signals(nn.Module):
 
 
 def layers(*modules):
-    return lambda rng: nn.Sequential(*[m(rng) if isinstance(m, type(layers)) else m for m in modules])
+    return lambda rng: nn.Sequential(*[m if isinstance(m, nn.Module) else m(rng) for m in modules])
 
 
 def conv(*sizes, **options):
@@ -83,6 +95,8 @@ def transposed(*sizes, **options):
 NETWORKS = {
     "branches": Branches,
     "signals": Signals,
+    "side by side": SideBySide,
+    "larger of two": layers(SideBySide, nn.Maxout(2)),
     "dilated maximum": layers(conv(2, 3, 2, stride=3), nn.MaxPool2d(2, 1, padding=1, dilation=2)),
     "a maximum that hangs over": layers(conv(2, 2, 3), nn.MaxPool2d((2, 3), (3, 2), ceil_mode=True)),
     "averages": layers(nn.AvgPool2d(3, 2, padding=1), conv(2, 2, 2, padding=1), nn.AvgPool2d(2, 3)),
@@ -135,6 +149,14 @@ def test_weights_of_zero_and_units_at_rest_see_as_much():
     for parameter in model.parameters():
         parameter.data[...] = -1
     np.testing.assert_array_equal(visualize.receptive_field(model, "pool2", (1, 2), (1, 28, 28)), field)
+
+
+def test_rounding_is_not_taken_for_sight(capsys):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(*[nn.Conv2d(c, 32, 3, padding=1, rng=rng) for c in (3, 32, 32)])
+    nnk.explain("conv2d", (1, 32, 24, 24), (32, 32, 3, 3), None, padding=1)
+    assert "dx       Winograd" in capsys.readouterr().out  # which computes zeros as differences
+    assert visualize.receptive_field(model, "", (9, 9), (3, 24, 24)).sum() == 7 * 7
 
 
 def test_a_unit_that_lies_in_the_padding_sees_nothing():

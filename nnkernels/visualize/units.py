@@ -29,9 +29,10 @@ class Run(NamedTuple):
 
 def run(who: str, model: Module, x: Any, layer: str) -> Run:
     """Run ``model`` on images and record it, whatever the caller records."""
+    module = module_named(who, model, layer)
     leaf = Tensor(move(x, side_of(model)), requires_grad=True)
     seen: list[Any] = []
-    remove = module_named(who, model, layer).register_forward_hook(lambda m, inputs, y: seen.append(y))
+    remove = module.register_forward_hook(lambda m, inputs, y: seen.append(y))
     try:
         with evaluating(model), recording(True):
             output = model(leaf)
@@ -51,7 +52,9 @@ def as_answer(who: str, name: str, y: Any) -> Tensor:
 
 
 def module_named(who: str, model: Module, layer: str) -> Module:
-    """Return the module of that dotted name; ValueError lists the names that exist."""
+    """Return the module of that dotted name; the error lists the names that exist."""
+    if not isinstance(model, Module):
+        raise TypeError(f"{who}: model must be a Module, got {type(model).__name__}")
     modules = dict(model.named_modules())
     if layer not in modules:
         names = ", ".join(name for name in modules if name)
