@@ -25,7 +25,7 @@ from nnkernels.ops.conv2d.planes import (
     planes_size,
     unpack_rows,
 )  # fmt: skip
-from nnkernels.ops.conv2d.shapes import Pair, no_bias
+from nnkernels.ops.conv2d.shapes import SLOTS, Pair, no_bias
 from nnkernels.ops.matmul.micro import MR, block_product
 
 SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take to start
@@ -33,14 +33,10 @@ SMALL = 1 << 14  # weights that NumPy rearranges in less time than threads take 
 
 @jit_tuned
 def correlate_chunk(
-    x: Array, w: Array, b: Array, parts: Array, offsets: Array, g: Correlation, n: int, first: int,
-    share: int, planes: Array, sums: Array, y: Array,
+    w: Array, b: Array, parts: Array, offsets: Array, g: Correlation, n: int, first: int, share: int,
+    src: Array, base: int, sums: Array, y: Array,
 ) -> None:  # fmt: skip
-    """Compute the rows from ``first`` on of all parts of image n, a share of the channels."""
-    src, base = x, n * g.C * g.H * g.W + first * g.W
-    if g.packed:
-        pack_planes(x, g, n, first, planes)
-        src, base = planes, 0
+    """Compute the rows from ``first`` on of image n, a share of the channels, from the planes in src."""
     channels, filters = g.C // g.groups * g.phases_h * g.phases_w, g.K // g.groups
     panels = (filters + MR - 1) // MR
     low, high = panels * share // g.shares * MR, min(filters, panels * (share + 1) // g.shares * MR)
@@ -64,17 +60,39 @@ def correlate_chunk(
 @jit_tuned
 def correlate_slot(
     slot: int, slots: int, x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array,
-    work: Array, y: Array,
+    common: Array, work: Array, y: Array,
 ) -> None:  # fmt: skip
-    """Compute every ``slots``-th share of a chunk."""
+    """Compute every ``slots``-th share of a chunk; ``common`` has the planes where shares are several."""
     g = Correlation(*scalars(sizes, CORRELATION))
-    planes, sums = work[: planes_size(g)], work[planes_size(g) :]
-    planes[:] = 0
+    size = planes_size(g)
+    planes, sums = work[:size], work[size:]
+    if g.shares > 1:
+        planes, sums = common, work
+    else:
+        planes[:] = 0
     chunks = (g.P + g.rows - 1) // g.rows
     for task in range(slot, g.N * chunks * g.shares, slots):
         chunk, share = task // g.shares, task % g.shares
         n, first = chunk // chunks, chunk % chunks * g.rows
-        correlate_chunk(x, w, b, parts, offsets, g, n, first, share, planes, sums, y)
+        if not g.packed:
+            base = n * g.C * g.H * g.W + first * g.W
+            correlate_chunk(w, b, parts, offsets, g, n, first, share, x, base, sums, y)
+            continue
+        if g.shares == 1:
+            pack_planes(x, g, n, first, signed(0), g.C, planes, signed(0))
+        base = chunk * size if g.shares > 1 else signed(0)
+        correlate_chunk(w, b, parts, offsets, g, n, first, share, planes, base, sums, y)
+
+
+@jit_tuned
+def pack_for_all(task: int, x: Array, sizes: Array, common: Array) -> None:
+    """Pack one of SLOTS parts of the channels of a chunk."""
+    g = Correlation(*scalars(sizes, CORRELATION))
+    chunk, part, chunks = task // SLOTS, task % SLOTS, (g.P + g.rows - 1) // g.rows
+    low, high, base = g.C * part // SLOTS, g.C * (part + 1) // SLOTS, chunk * planes_size(g)
+    channel = g.phases_h * g.phases_w * g.plane
+    common[base + low * channel : base + high * channel] = 0
+    pack_planes(x, g, chunk // chunks, chunk % chunks * g.rows, low, high, common, base)
 
 
 @jit_tuned
@@ -85,15 +103,18 @@ def correlate_serial(
     """Rearrange the weights, unless ``taps`` is empty and they are w itself; compute all chunks."""
     for i in range(taps.size):
         weights[i] = w[taps[i]]
-    correlate_slot(signed(0), len(work), x, weights, b, parts, offsets, sizes, work[0], y)
+    correlate_slot(signed(0), len(work), x, weights, b, parts, offsets, sizes, work[0], work[0], y)
 
 
 @jit_parallel
 def correlate_parallel(
-    x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array, work: Array, y: Array
-) -> None:
+    packs: int, x: Array, w: Array, b: Array, parts: Array, offsets: Array, sizes: Array, common: Array,
+    work: Array, y: Array,
+) -> None:  # fmt: skip
+    for task in prange(packs):
+        pack_for_all(signed(task), x, sizes, common)
     for slot in prange(len(work)):
-        correlate_slot(signed(slot), len(work), x, w, b, parts, offsets, sizes, work[slot], y)
+        correlate_slot(signed(slot), len(work), x, w, b, parts, offsets, sizes, common, work[slot], y)
 
 
 def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None:
@@ -108,7 +129,9 @@ def correlate(plan: Plan, x: Array, w: Array, b: Array | None, y: Array) -> None
         return
     if taps.size:
         w = rearranged(w, taps)
-    correlate_parallel(x, w, bias, parts, offsets, values, work, y)
+    chunks = sizes.N * -(-sizes.P // sizes.rows) if sizes.shares > 1 and sizes.packed else 0
+    common = empty((chunks * planes_size(sizes),), dtype)
+    correlate_parallel(chunks * SLOTS, x, w, bias, parts, offsets, values, common, work, y)
 
 
 def rearranged(w: Array, taps: Array) -> Array:

@@ -60,7 +60,7 @@ class Correlation(NamedTuple):
     row_step: int
     column_step: int
     relu: bool
-    shares: int  # tasks that a chunk's channels of the result are cut into
+    shares: int  # tasks that a chunk's channels of the result are cut into; if several, it is packed once
 
 
 CORRELATION = len(Correlation._fields)
@@ -96,10 +96,9 @@ def make_plan(g: Correlation, weights: int, parts: Array, offsets: Array, taps: 
     slots = 1
     if g.N * g.P * g.width * weights >= SERIAL_BELOW:
         chunks = g.N * -(-g.P // g.rows)
-        # Each share packs its rows anew, which so many channels repay.
         shares = max(1, min(-(-SLOTS // chunks), g.K // g.groups // SHARE))
         g, slots = g._replace(shares=shares), min(SLOTS, chunks * shares)
-    space = planes_size(g) + MR * g.rows * g.pitch
+    space = (planes_size(g) if g.shares == 1 else 0) + MR * g.rows * g.pitch
     return Plan(g, np.array(g, np.int64), slots, space, parts, offsets.astype(np.uint64), taps)
 
 
@@ -110,7 +109,10 @@ def planes_size(g: Correlation) -> int:
 
 
 def chunk_rows(N: int, P: int, pitch: int, channels: int) -> int:
-    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, and chunks dealt out evenly."""
+    """Return the rows per chunk: CHUNK pixels and SOURCE elements at most, and chunks dealt out evenly.
+
+    Few chunks stay whole, and their channels are shared (see ``make_plan``): each reads all weights.
+    """
     pixels = max(96, min(CHUNK, SOURCE // channels))
     chunks = max(1, min(P, -(-P * pitch // pixels)))
     most = max(1, -(-P // chunks))
@@ -119,7 +121,7 @@ def chunk_rows(N: int, P: int, pitch: int, channels: int) -> int:
         """Return the rows of the slot that has most of them, and what a chunk costs besides."""
         return -(-N * -(-P // rows) // SLOTS) * (rows + 1)
 
-    return min(range(most, most // 2, -1), key=longest)
+    return most if N * -(-P // most) <= SLOTS else min(range(most, most // 2, -1), key=longest)
 
 
 @lru_cache(maxsize=256)
@@ -218,16 +220,18 @@ def gradient_plan(
 
 
 @jit_elementwise
-def pack_planes(x: Array, g: Correlation, n: int, first: int, planes: Array) -> None:
-    """Write the rows from ``first`` on of image n into phase planes; columns of zeros are there already."""
+def pack_planes(
+    x: Array, g: Correlation, n: int, first: int, low_c: int, high_c: int, planes: Array, base: int
+) -> None:
+    """Write the rows from ``first`` on of some channels of image n; columns of zeros are there already."""
     for a in range(g.phases_h):
         for b in range(g.phases_w):
             # Columns j with 0 <= j sw + b - left < W.
             low = min(g.pitch, max(0, (g.left - b + g.sw - 1) // g.sw))
             length = max(0, min(g.pitch, (g.W - 1 + g.left - b) // g.sw + 1) - low)
             column = low * g.sw + b - g.left
-            for c in range(g.C):
-                to = U(((c * g.phases_h + a) * g.phases_w + b) * g.plane + low)
+            for c in range(low_c, high_c):
+                to = U(base + ((c * g.phases_h + a) * g.phases_w + b) * g.plane + low)
                 image = (n * g.C + c) * g.H
                 if length == g.W == g.pitch and g.top == 0 and g.sh == 1 and first + g.plane_rows <= g.H:
                     at = U((image + first) * g.W)  # 1 x 1: the rows follow each other on both sides
