@@ -61,7 +61,7 @@ def roofline(results: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     x = np.array([row["flops"] / row["bytes"] for row in rows])
     y = np.array([row["flops"] / row["as_installed"]["ours"]["median"] / 1e9 for row in rows])
-    left, right = min(0.08, *x / 1.5), max(300.0, *x * 1.5)
+    left, right = min([0.08, *x / 1.5]), max([300.0, *x * 1.5])
     intensity = np.geomspace(left, right, 200)
     axes.loglog(intensity, np.minimum(peak, intensity * bandwidth), color=INK, lw=1.6, zorder=2)
     for family, (colour, marker) in FAMILIES.items():

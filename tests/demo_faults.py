@@ -712,4 +712,21 @@ FAULTS = {
             "F.index_select(z, 0, labelled), 1 - sides[labelled])",
         ),
     ],
+    "depth": [
+        (
+            "all networks that are trained have lost their skips",
+            "    model = nn.models.CifarResNet(depth, in_channels=1, skip=skip, rng=demo.rng)\n",
+            "    model = nn.models.CifarResNet(depth, in_channels=1, skip=False, rng=demo.rng)\n",
+        ),
+        (
+            "all networks whose gradient is looked at have skips",
+            "networks = [nn.models.CifarResNet(depth, in_channels=1, skip=skip, rng=demo.rng)",
+            "networks = [nn.models.CifarResNet(depth, in_channels=1, skip=True, rng=demo.rng)",
+        ),
+        (
+            "the networks are for another number of classes",
+            "getattr(nn.models, name)(rng=demo.rng)",
+            "getattr(nn.models, name)(100, rng=demo.rng)",
+        ),
+    ],
 }

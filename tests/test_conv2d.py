@@ -246,7 +246,7 @@ WEIGHTS = {  # x, w, attributes: about how many slots and parts, rows side by si
     "one image": ((1, 24, 33, 32), (70, 24, 3, 3), {"padding": (0, 2)}, 3, 3, False, True),
     "a large filter bank": ((2, 130, 9, 8), (140, 130, 3, 3), {"winograd": False}, 2, 4, False, True),
     "a large filter bank, small images": (
-        (9, 130, 5, 6), (140, 130, 3, 3), {"padding": 1, "winograd": False}, 2, 4, False, True
+        (8, 130, 5, 6), (140, 130, 3, 3), {"padding": 1, "winograd": False}, 2, 4, False, True
     ),
     "few channels, strides": ((8, 4, 91, 92), (24, 4, 3, 2), {"stride": (2, 3)}, 3, 3, True, True),
     "strides and dilation": (

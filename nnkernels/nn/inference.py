@@ -137,7 +137,7 @@ def joined(program: Program, join: Join) -> Program:
     for number, old in enumerate(program.calls, 1):
         call = replace(old, inputs=tuple(place.get(t, t) if isinstance(t, Value) else t for t in old.inputs))
         first, together = old.inputs[0], None
-        if isinstance(first, Value) and first.number and uses[first] == 1:
+        if isinstance(first, Value) and first.number > 0 and uses[first] == 1:
             at = place[first].number - 1
             together = join(calls[at], call) if calls[at].op.name in LAYERS else None
         if together is None:

@@ -86,6 +86,22 @@ class Plan(NamedTuple):
     partial: tuple[int, int]
 
 
+def dealt_out(chunks: int, most: int, panels: int) -> tuple[int, int]:
+    """Return how many slots (at most ``most``) and parts (of ``panels``) keep all threads busiest."""
+
+    def busy(slots: int) -> tuple[float, int]:
+        """Return the share of the time that no task waits for another, and as a tie-breaker the slots."""
+        tasks = slots * parts(slots)
+        even = chunks / (-(-chunks // slots) * slots) * tasks / (tasks + tasks % 2)
+        return even * min(1, tasks / TASKS), slots
+
+    def parts(slots: int) -> int:
+        return max(1, min(-(-TASKS // slots), panels))
+
+    slots = max(range(1, most + 1), key=busy)
+    return slots, parts(slots)
+
+
 @lru_cache(maxsize=256)
 def weight_plan(
     x: tuple[int, ...], w: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair, groups: int
@@ -99,8 +115,8 @@ def weight_plan(
     if N * K * P * Q * C * R * S < SERIAL_BELOW:
         slots = parts = 1
     else:
-        slots = max(1, min(N * -(-P // rows), TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
-        parts = max(1, min(-(-TASKS // slots), -(-(K // groups) // MR)))
+        most = max(1, min(N * -(-P // rows), TASKS, TASKS * SLOT_ELEMENTS // (K * C * R * S)))
+        slots, parts = dealt_out(N * -(-P // rows), most, -(-(K // groups) // MR))
     together = R if C * S < FEW else 1
     packed_rows = rows if together > 1 else (rows - 1) * sh + dh * (R - 1) + 1
     depth, width, row_step = C * together, W + 2 * pw, 1 if together > 1 else sh
