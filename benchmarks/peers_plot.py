@@ -69,7 +69,7 @@ def roofline(results: dict[str, Any]) -> Figure:
         if here.any():
             axes.scatter(x[here], y[here], 30, colour, marker=marker, label=family, edgecolors="white",
                          linewidths=0.4, zorder=3)  # fmt: skip
-    bottom, top = min(*y, bandwidth * left) / 1.6, max(peak, *y) * 2
+    bottom, top = min([*y, bandwidth * left]) / 1.6, max([peak, *y]) * 2
     axes.set(xlim=(left, right), ylim=(bottom, top),
              xlabel="FLOPs per byte moved at least", ylabel="GFLOP/s of tuned")  # fmt: skip
     note = (
@@ -83,7 +83,8 @@ def roofline(results: dict[str, Any]) -> Figure:
     axes.grid(color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    if rows:
+        figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     axes.set_title(f"Roofline: {whose(results, n)}", fontsize=10, loc="left")
     return figure
 

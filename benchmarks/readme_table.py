@@ -1,4 +1,4 @@
-"""Write the README's tables between their marks from what benchmarks/results holds.
+"""Write the README's tables, and that of networks, between their marks from what benchmarks/results holds.
 
 python benchmarks/readme_table.py
 """
@@ -12,6 +12,7 @@ from peers_table import SETTINGS, duration, factor
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 # op: which of its bench samples
 SHOWN = {
     "matmul": 0, "linear": 0, "conv2d": 1, "max_pool2d": 0, "avg_pool2d": 0, "relu": 0, "sigmoid": 0,
@@ -167,6 +168,26 @@ def autodiff(results: dict) -> str:
     )
 
 
+def networks(results: dict) -> str:
+    """Return the Markdown table of whole networks beside PyTorch."""
+    ways = {"step": "training step", "eval": "inference", "optimised": "inference, ours optimised"}
+    lines = ["| network, 224 x 224 | ours | PyTorch | times as fast |", "|---|---:|---:|---:|"]
+    for row in results["rows"]:
+        ours, torch = (row["as_installed"][who]["median"] for who in ("ours", "torch"))
+        name = f"{row['op']}, {row['label'].split(', ')[1]}, {ways[row['way']]}"
+        lines.append(f"| {name} | {duration(ours)} | {duration(torch)} | {factor(torch / ours)} |")
+    others = results["cores_others_used"]
+    machine = results["machine"]
+    lines += [
+        "",
+        f"float32, medians, {results['threads'][0]} threads, taking turns in one process; "
+        f"{machine['processor']} ({machine['llvm']}), {machine['cores']} cores, PyTorch "
+        f"{results['versions']['torch']} as installed, {results['date']}."
+        + (f" Other programs kept {others:.2f} cores busy." if others and others > 0.1 else ""),
+    ]
+    return "\n".join(lines)
+
+
 def between(text: str, mark: str, content: str) -> str:
     """Return the text with what stands between a pair of marks replaced."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
@@ -190,6 +211,9 @@ def main() -> None:
     text = between(text, "table", f"{table(results)}\n\n{lenet(against_torch)}")
     text = between(text, "peers", peers(beside_peers))
     README.write_text(text, encoding="utf-8")
+    beside = json.loads((HERE / "results" / "networks.json").read_text(encoding="utf-8"))
+    page = between(PAGE.read_text(encoding="utf-8"), "networks", networks(beside))
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
