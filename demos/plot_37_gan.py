@@ -82,9 +82,9 @@ for _ in demo.steps(range(epochs), "training"):
     film.append(made_of(always))
 
 # %%
-# What the generator makes of the same random numbers, after each pass through the real digits.
+# What the generator makes of the same random numbers, after every other pass through the real digits.
 
-shown = range(0, epochs + 1, 1 if demo.quick else 2)
+shown = range(0, epochs + 1, 2)
 figure, axes = plot.subplots(size=(4.6, 3.8))
 axes.axis("off")
 sheet = axes.imshow(np.zeros((50, 70)), cmap="gray_r", vmin=-1, vmax=1)
