@@ -2,8 +2,8 @@ r"""
 Depth
 =====
 
-GoogLeNet has 22 layers with weights, ResNet-50 has 50, and both have fewer parameters than AlexNet with its 8.
-1 x 1 convolutions make that possible: they bring many channels down to few before the larger filters
+GoogLeNet has 22 layers with weights, ResNet-50 has 50, and both have fewer parameters than AlexNet with
+its 8. 1 x 1 convolutions make that possible: they bring many channels down to few before the larger filters
 (Szegedy et al., Going deeper with convolutions, CVPR 2015; He, Zhang, Ren and Sun, Deep residual learning
 for image recognition, CVPR 2016).
 
