@@ -18,6 +18,7 @@ ALLOWED = {
     "data": {"io", "data"},
     "plot": {"plot"},
     "train": {"machine", "autograd", "nn", "optim", "data"},
+    "parallel": {"machine", "autograd", "nn", "optim", "data", "parallel"},
     "visualize": {"machine", "ops", "autograd", "nn", "train", "visualize"},
 }
 TOP = {"__init__", "__main__", "commands", "cuda", "demo"}  # may import anything
