@@ -65,7 +65,7 @@ class DistributedOptimizer(Optimizer):
         self._flat: list[FlatGradients] = []
         self._kinds: list[Any] = []
         self.ranks.agree(
-            "DistributedOptimizer", [f"parameter {i}: {p.dtype} {p.shape}" for i, p in enumerate(self.params)]
+            "DistributedOptimizer", [f"parameter {i} {p.dtype} {p.shape}" for i, p in enumerate(self.params)]
         )
 
     def step(self, samples: float = 1) -> None:
