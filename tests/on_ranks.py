@@ -216,6 +216,18 @@ def missing(ranks):
     }
 
 
+def kept(ranks):
+    """A gradient kept from the first step, and that of the second; between them, nothing is forgotten."""
+    p = nn.Parameter(np.ones(2, np.float32))
+    optimizer = parallel.DistributedOptimizer(sgd([p]))
+    (p.sum() * float(ranks.rank)).backward()
+    optimizer.average_gradients()
+    first = p.grad
+    (p.sum() * 2.0).backward()
+    optimizer.average_gradients()
+    return [first.data.tolist(), p.grad.data.tolist()]
+
+
 def nan(ranks):
     """A gradient that is NaN on rank 1."""
     p = nn.Parameter(np.ones(2, np.float32))
@@ -260,7 +272,7 @@ def fault(ranks, kind, out):
         optimizer.step(samples=len(x))
 
 
-CHECKS = {f.__name__: f for f in (talk, logs, broadcasts, missing, nan, schedules)}
+CHECKS = {f.__name__: f for f in (talk, logs, broadcasts, missing, kept, nan, schedules)}
 
 
 def main():

@@ -42,11 +42,11 @@ NO_MPI = why_no_mpi()
 needs_mpi = pytest.mark.skipif(NO_MPI is not None, reason=str(NO_MPI))
 
 
-def launch(ranks, *arguments, runner=True):
+def launch(ranks, *arguments, runner=True, limit=300):
     """Run on_ranks.py on so many ranks; return the finished process."""
     python = [sys.executable, *(["-m", "mpi4py"] if runner else [])]
     command = [MPIEXEC, "-n", str(ranks), *python, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
 
 
 def answers_of(ranks, out, *arguments):
@@ -164,6 +164,11 @@ def test_gradients_that_not_every_rank_has(answers):
 
 
 @needs_mpi
+def test_a_gradient_is_no_view_of_the_next_ones(answers):
+    assert answers[0]["kept"] == [[[0.5] * 2, [2.5] * 2]] * 2
+
+
+@needs_mpi
 def test_nan_on_one_rank_reaches_all(answers):
     assert answers[0]["nan"] == [[True, True], [True, True]]
 
@@ -186,7 +191,7 @@ def test_schedules_and_state_are_the_inner_optimizers(answers):
 )
 def test_a_failing_rank_ends_the_job_and_is_named(tmp_path, kind, runner):
     out = tmp_path / "fault"
-    job = launch(2, "--fault", kind, "--out", out, runner=runner)
+    job = launch(2, "--fault", kind, "--out", out, runner=runner, limit=60)
     fault = json.loads(out.read_text())
     took = time.time() - fault["time"]
     print(f"{kind}: the job ended {took:.1f} s after the fault, with {job.returncode}")

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
@@ -23,6 +24,8 @@ INSTALL = (
     'parallel.init needs mpi4py and an MPI library: pip install "nnkernels[mpi]" and, where the machine has '
     "no MPI of its own, pip install mpich"
 )
+
+FORWARDED = 0.5  # seconds; a launcher passes text on by and by, and drops what is on its way when all ends
 
 _started: Ranks | None = None
 
@@ -183,6 +186,7 @@ def aborting(ranks: MpiRanks) -> ExceptHook:
         before(kind, error, traceback)
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(FORWARDED)
         ranks.comm.Abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
     return hook
