@@ -14,6 +14,7 @@ from nnkernels.autograd import (
     GradcheckError,
     Tensor,
     checkpoint,
+    detect_anomaly,
     grad,
     gradcheck,
     graph,
@@ -37,11 +38,11 @@ from nnkernels.ops.explain import explain
 from nnkernels.ops.matmul.precision import get_matmul_precision, set_matmul_precision
 
 __all__ = [
-    "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "cuda", "data", "empty_cache",
-    "explain", "get_matmul_precision", "get_num_threads", "grad", "gradcheck", "graph", "hessian", "hvp",
-    "io", "jacobian", "jvp", "nn", "no_grad", "onnx", "ops", "optim", "optimize_for_inference", "plot",
-    "set_matmul_precision", "set_num_threads", "set_winograd", "simulate_gpu", "tensor", "trace", "train",
-    "use_backend", "value_and_grad", "visualize", "vjp",
+    "OPS", "Dual", "GradcheckError", "Tensor", "autograd", "checkpoint", "cuda", "data", "detect_anomaly",
+    "empty_cache", "explain", "get_matmul_precision", "get_num_threads", "grad", "gradcheck", "graph",
+    "hessian", "hvp", "io", "jacobian", "jvp", "nn", "no_grad", "onnx", "ops", "optim",
+    "optimize_for_inference", "plot", "set_matmul_precision", "set_num_threads", "set_winograd",
+    "simulate_gpu", "tensor", "trace", "train", "use_backend", "value_and_grad", "visualize", "vjp",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
