@@ -380,6 +380,9 @@ def test_each_thread_has_blocks_of_its_own():
     assert seams() != PLAIN
     x = nnk.tensor([0.0], requires_grad=True)
     assert np.isnan(nnk.tensor(-1.0).log().item())  # beside the block of another thread
+    (x * 2.0).backward([np.nan])
+    assert np.isnan(x.grad.item())
+    x.grad = None
     x.sqrt().backward()
     assert x.grad.item() == np.inf
     x.grad = None
@@ -391,6 +394,29 @@ def test_each_thread_has_blocks_of_its_own():
     done.set()
     thread.join()
     assert [text[:43] for text in found] == ["detect_anomaly: log (tuned body) made a NaN"]
+    assert seams() == PLAIN
+
+
+def test_many_threads_enter_and_leave():
+    wrong = []
+
+    def watched(k):
+        name = ("log", "sqrt")[k % 2]
+        for _ in range(100):
+            try:
+                with nnk.detect_anomaly():
+                    getattr(nnk.tensor([-1.0]), name)()
+            except FloatingPointError as error:
+                wrong.extend([] if f": {name} (tuned body) made a NaN" in str(error) else [str(error)])
+            else:
+                wrong.append(f"{name} was let through")
+
+    threads = [threading.Thread(target=watched, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
     assert seams() == PLAIN
 
 
