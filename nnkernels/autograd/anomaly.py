@@ -52,8 +52,8 @@ def detect_anomaly(infinities: bool = True) -> Iterator[None]:
     Blocks may be nested: the innermost decides. A thread that is started inside is not watched; it needs a
     block of its own. Of a call made before the block, backward is looked at, but the line of that call is not
     known. When backward raises, leaves that it had reached have their gradients, and the graph is partly
-    freed: ``zero_grad()`` and a new forward pass start afresh. Raises TypeError for infinities that is no
-    bool.
+    freed: ``zero_grad()`` and a new forward pass start afresh. When an optimizer's step raises, it has already
+    overwritten the weights. Raises TypeError for infinities that is no bool.
 
     >>> from nnkernels import tensor
     >>> with detect_anomaly():
@@ -281,7 +281,7 @@ def body_for(op: Op, arrays: tuple[Any, ...]) -> Body:
             yield from among(attributes)
 
         made = (Made(output(op, i), y, i > 0 and not op.inplace) for i, y in enumerate(outputs))
-        look(called(op, watched), made, given(), [place])
+        look(called(op, body), made, given(), [place])
         return outputs
 
     watched = Watched(forward, body.backward)
