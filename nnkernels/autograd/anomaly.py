@@ -52,7 +52,7 @@ def detect_anomaly(infinities: bool = True) -> Iterator[None]:
     Blocks may be nested: the innermost decides. A thread that is started inside is not watched; it needs a
     block of its own. Of a call made before the block, backward is looked at, but the line of that call is not
     known. When backward raises, leaves that it had reached have their gradients, and the graph is partly
-    freed: ``zero_grad()`` and a new forward pass start afresh. When an optimizer's step raises, it has already
+    freed: ``zero_grad()`` and a new forward pass start afresh. When an optimizer's step raises, it has
     overwritten the weights. Raises TypeError for infinities that is no bool.
 
     >>> from nnkernels import tensor
