@@ -11,8 +11,8 @@ About every second, after a round, six numbers are kept: the time, the process's
 that the buffer pool holds ready, threads, open file handles, and training steps a second. What comes before
 --warm-up (a fifth of the time, at least 20 s) is left out. The rest is cut into fifths, and the last is held
 against the first: the medians of memory and pool, which may grow by less than --limit (1 %), and the least
-numbers of threads and handles, which may not grow at all (a thread's helpers end a moment after it). Else the
-exit code is 1. soak.json and soak.png are written where --out says.
+numbers of threads and handles, which may not grow at all. Else the exit code is 1. soak.json and soak.png are
+written where --out says.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from nnkernels import data, io, nn, optim, plot, train
 from nnkernels.machine.memory import held_bytes
 
 MINUTES, INTERVAL, SHARE, LEAST_WARM_UP = 2.0, 1.0, 0.2, 20.0  # the last three: seconds, of the time, seconds
+MOMENT = 0.5  # seconds
 MIB = 2**20
 NAMES = {"memory": "resident memory", "pool": "buffer pool", "threads": "threads", "handles": "open files"}
 PANELS = {  # titles and units
@@ -85,9 +86,18 @@ def resident_bytes() -> float:
     return float(most) if sys.platform == "darwin" else most * 1024.0
 
 
-def thread_count() -> float:
-    """Return the threads of the process; without /proc those of Python."""
-    return float(status("Threads") or threading.active_count())
+def thread_count(expected: float) -> float:
+    """Return the threads of the process; without /proc those of Python.
+
+    The threads that helped one that has ended end a little later: where there are more than ``expected``,
+    they are given a moment.
+    """
+    until = time.perf_counter() + MOMENT
+    while True:
+        found = float(status("Threads") or threading.active_count())
+        if found <= expected or time.perf_counter() > until:
+            return found
+        time.sleep(0.01)
 
 
 def handle_count() -> float:
@@ -183,9 +193,10 @@ def soaked(seconds: float) -> tuple[list[Sample], Work]:
             now = time.perf_counter()
             if now - before >= INTERVAL:
                 rate = (work.steps - steps) / (now - before)
-                counted = resident_bytes(), float(held_bytes()), thread_count(), handle_count()
+                threads = thread_count(min((s.threads for s in samples), default=0))
+                counted = resident_bytes(), float(held_bytes()), threads, handle_count()
                 samples.append(Sample(now - start, *counted, rate))
-                before, steps = now, work.steps
+                before, steps = time.perf_counter(), work.steps
     return samples, work
 
 

@@ -82,11 +82,11 @@ def imported():
 def test_without_proc(monkeypatch):
     """Other systems: the most memory there has been, Python's threads, and handles that nobody counts."""
     soak = imported()
-    there = soak.resident_bytes(), soak.thread_count(), soak.handle_count()
+    there = soak.resident_bytes(), soak.thread_count(0), soak.handle_count()
     monkeypatch.setattr(soak, "status", lambda field: None)
     monkeypatch.setattr(soak.os, "listdir", lambda path: os.stat("/nonexistent/fd"))
     assert there[0] <= soak.resident_bytes() * 1.05 < 100 * there[0]
-    assert 1 <= soak.thread_count() <= there[1]
+    assert 1 <= soak.thread_count(100) <= there[1]
     assert soak.handle_count() != soak.handle_count()  # NaN
     samples = [soak.Sample(t, 100.0, 10.0, 1.0, soak.handle_count(), 50.0) for t in range(10)]
     found = soak.growths(samples, 0, 0.01)
