@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    arguments.typed = sys.argv[1:] if argv is None else list(argv)
     if not hasattr(arguments, "run"):
         parser.print_help(sys.stderr)
         return 2
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except CommandError as error:
         return fail(str(error), error.status)
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join([INTERRUPTED, *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, a closed pager) has what it wanted. Python flushes stdout once more at exit, so

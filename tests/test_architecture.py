@@ -17,7 +17,9 @@ ALLOWED = {
     "onnx": {"machine", "ops", "autograd", "nn", "io", "onnx"},
     "data": {"io", "data"},
     "plot": {"plot"},
-    "train": {"machine", "autograd", "nn", "optim", "data"},
+    "checkpoints": {"machine", "nn", "optim", "io", "data"},
+    "progress": set(),
+    "train": {"machine", "autograd", "nn", "optim", "data", "checkpoints", "progress"},
     "parallel": {"machine", "autograd", "nn", "optim", "data", "parallel"},
     "visualize": {"machine", "ops", "autograd", "nn", "train", "visualize"},
 }

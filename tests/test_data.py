@@ -589,6 +589,38 @@ def test_the_order_is_drawn_when_a_pass_begins():
     assert [y.tolist() for (y,) in again] == late
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pass_can_be_taken_up_again_at_any_batch(shuffle, drop_last):
+    batches = data.Batches(X, Y, 3, shuffle=shuffle, drop_last=drop_last, rng=0)
+    whole = [y.tolist() for _, y in data.Batches(X, Y, 3, shuffle=shuffle, drop_last=drop_last, rng=0)]
+    order = batches.draw_order()
+    assert sorted(order) == list(range(10))
+    for first in range(len(batches) + 1):
+        batches.draw_order()  # a generator that has moved on changes nothing
+        rest = [(x, y.tolist()) for x, y in batches.in_order(order, first)]
+        assert [y for _, y in rest] == whole[first:]
+        for x, y in rest:
+            np.testing.assert_array_equal(x, X[y], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "words"),
+    [
+        (np.arange(9), 0, r"order is int64 \(9,\), wanted 10 integers from 0 to 9"),
+        (np.arange(10).reshape(2, 5), 0, r"order is int64 \(2, 5\)"),
+        (np.arange(1, 11), 0, "from 0 to 9"),
+        (np.arange(-1, 9), 0, "from 0 to 9"),
+        (np.arange(10.0), 0, "order is float64"),
+        (np.arange(10), 5, "first is 5, wanted 0 to 4"),
+        (np.arange(10), -1, "first is -1, wanted 0 to 4"),
+    ],
+)
+def test_no_other_order_is_taken(order, first, words):
+    with pytest.raises(ValueError, match=words):
+        data.Batches(X, Y, 3).in_order(order, first)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_are_contiguous_native_copies(shuffle):
     source = np.asfortranarray(np.arange(60.0).reshape(10, 3, 2).astype(">f4"))

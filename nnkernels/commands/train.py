@@ -5,6 +5,7 @@ the weights written are those of the last epoch. Their accuracy after each epoch
 """
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import nnkernels
 from nnkernels import data, io, optim, plot
 from nnkernels.autograd import no_grad
+from nnkernels.checkpoints import Checkpoints
 from nnkernels.commands import CommandError
 from nnkernels.commands.arguments import (
     learning_rate,
@@ -32,7 +34,7 @@ from nnkernels.nn.models import LeNet5
 from nnkernels.nn.summary import summary
 from nnkernels.ops import use_backend
 from nnkernels.ops.op import CPU_BODIES
-from nnkernels.train import History, evaluate, fit, predict
+from nnkernels.train import History, Interrupted, evaluate, fit, predict
 
 IMAGE = (1, 28, 28)
 EVALUATION_BATCH = 256  # what train.evaluate and train.predict take by default
@@ -114,6 +116,20 @@ def add_parser(commands: Any) -> None:
         help="where files go (default: %(default)s)",
     )
     parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="save the state of the training there, after every epoch and on Ctrl-C",
+    )
+    parser.add_argument(
+        "--every", type=positive_int, metavar="N", help="with --checkpoint: save after every N steps, too"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --checkpoint: go on from the newest one in DIR, if there is one",
+    )
+    parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="threads that kernels use (default: all cores)"
     )
     parser.add_argument(
@@ -128,6 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, then write everything into ``--out``."""
     use_threads(arguments.threads)
     use_device(arguments.device)
+    check_checkpoint(arguments)
     epochs = arguments.epochs or (QUICK_EPOCHS if arguments.quick else EPOCHS)
     split_rng, init_rng, shuffle_rng = np.random.default_rng(arguments.seed).spawn(3)
     split = load(arguments.data, split_rng, arguments.quick)
@@ -153,6 +170,20 @@ def run(arguments: argparse.Namespace) -> None:
     )
     print(f"wrote curves, filters, activations and confusion (.png), metrics.json, weights.npz into {out}")
     print(f"accuracy on the {len(logits)} held-out digits: {accuracy:.1%}")
+
+
+def check_checkpoint(arguments: argparse.Namespace) -> None:
+    """Refuse before the work what ``fit`` would refuse after kernels are loaded."""
+    if arguments.checkpoint is None:
+        if arguments.resume or arguments.every is not None:
+            raise CommandError("--every and --resume need --checkpoint DIR")
+        return
+    writable_directory(arguments.checkpoint, "--checkpoint")
+    if not arguments.resume:
+        try:
+            Checkpoints(arguments.checkpoint).demand_none()
+        except ValueError as error:
+            raise CommandError(f"argument --checkpoint: {error}") from error
 
 
 def load(name: str, rng: np.random.Generator, quick: bool) -> data.Split:
@@ -197,7 +228,7 @@ def prepare(split: data.Split, batch_size: int, device: str) -> float:
 def train(
     model: LeNet5, split: data.Split, arguments: argparse.Namespace, epochs: int, rng: np.random.Generator
 ) -> History:
-    """Train with Adam; a loss that is not finite ends the command with status 1."""
+    """Train with Adam; a loss that is not finite, or a checkpoint not written, ends with status 1."""
     try:
         return fit(
             model,
@@ -209,9 +240,20 @@ def train(
             device=arguments.device,
             rng=rng,
             progress=True,
+            checkpoint=arguments.checkpoint,
+            every=arguments.every,
+            resume=arguments.resume,
         )
     except FloatingPointError as error:
         raise CommandError(error, status=1) from error
+    except OSError as error:
+        raise CommandError(error.strerror or error, status=1) from error
+    except ValueError as error:  # all else has been checked
+        raise CommandError(f"argument --checkpoint: {error}") from error
+    except Interrupted as interrupt:
+        again = arguments.typed if arguments.resume else [*arguments.typed, "--resume"]
+        command = shlex.join(["nnkernels", *again])
+        raise KeyboardInterrupt(f"{interrupt.path} is saved; to go on:\n  {command}") from interrupt
 
 
 def metrics(

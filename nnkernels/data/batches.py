@@ -65,9 +65,27 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
         # Drawn here, not at the first next(): the order depends on when the pass was begun only.
+        return self.in_order(self.draw_order())
+
+    def draw_order(self) -> Labels:
+        """The numbers of all examples, in the order of a new pass."""
         size = len(self.arrays[0])
-        order = self._rng.permutation(size) if self.shuffle else np.arange(size)
-        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        return self._rng.permutation(size) if self.shuffle else np.arange(size)
+
+    def in_order(self, order: Labels, first: int = 0) -> Iterator[tuple[Array, ...]]:
+        """The batches of a pass in an order that `draw_order` has returned, from number `first` on.
+
+        >>> [x.tolist() for (x,) in Batches(np.arange(5), 2).in_order(np.array([4, 2, 0, 1, 3]), first=1)]
+        [[0, 1], [3]]
+        """
+        size = len(self.arrays[0])
+        if order.shape != (size,) or order.dtype.kind != "i" or order.min() < 0 or order.max() >= size:
+            raise ValueError(
+                f"order is {order.dtype} {order.shape}, wanted {size} integers from 0 to {size - 1}"
+            )
+        if not 0 <= first <= len(self):
+            raise ValueError(f"first is {first}, wanted 0 to {len(self)}")
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
         return (self._gather(order[start : start + self.batch_size]) for start in starts)
 
     def _gather(self, indices: Labels) -> tuple[Array, ...]:

@@ -27,9 +27,11 @@ from nnkernels.io.json_file import write_json
 from nnkernels.io.npz import load_npz, save_npz
 from nnkernels.io.onnx import load_onnx
 from nnkernels.io.safetensors import load_safetensors, save_safetensors
+from nnkernels.io.tree import load_tree, save_tree
 
 __all__ = [
-    "load", "load_npz", "load_onnx", "load_safetensors", "save", "save_npz", "save_safetensors", "write_json",
+    "load", "load_npz", "load_onnx", "load_safetensors", "load_tree", "save", "save_npz", "save_safetensors",
+    "save_tree", "write_json",
 ]  # fmt: skip
 
 Save = Callable[[Path, Mapping[str, NDArray[Any] | np.generic]], None]

@@ -4,7 +4,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LONGEST_REASON = 400  # characters: a hostile file shall not fill the screen
@@ -24,9 +24,20 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_directory(directory: Path) -> None:
+    """Bring a new name onto the disk; it comes there later where that cannot be asked for."""
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def damaged(path: Path, size: int, place: str, error: Exception) -> ValueError:
