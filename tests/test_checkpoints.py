@@ -3,11 +3,18 @@
 Processes that are killed, interrupted and left without room are in tests/faults.
 """
 
+import errno
+import json
 import logging
 import math
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -601,3 +608,60 @@ def test_handlers_of_others_and_other_threads_are_left_alone(tmp_path):
     thread.start()
     thread.join()
     assert same(done[0], run(epochs=1))
+
+
+# ---------------------------------------------------------------- processes and disks
+
+FAULTS = Path(__file__).parent / "faults"
+
+
+def run_script(name, *arguments, before=()):
+    """Run a script of tests/faults, and return what it prints as JSON."""
+    command = [*before, sys.executable, "-W", "error", str(FAULTS / name), *map(str, arguments)]
+    # One thread: processes are forked, and the network is too small to be worth more.
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""  # no checkpoint was found damaged
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")
+def test_no_kill_costs_the_result(tmp_path):
+    seen = run_script("kills.py", tmp_path, 40, 0)
+    print(seen)
+    hits = seen["hits"]
+    assert sum(hits.values()) == 40
+    assert sum(hits[mark] for mark in ("forward", "loss", "backward and step")) >= 5
+    assert hits["half written"] + hits["before the rename"] >= 3
+    assert seen["leftovers"] >= 3  # files half written, or not renamed: never read, and gone in the end
+    assert hits["after the rename"] + hits["reading back"] + hits["deleting"] >= 3
+    assert seen["finished"] >= 1
+
+
+def assert_went_on(seen, newest):
+    assert f"{newest} is there to resume from" in seen["message"]
+    assert seen["newest"] == seen["left"][-1] == newest
+    assert all(name.endswith(".npz") for name in seen["left"])  # nothing half written
+    assert seen["same"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of resources")
+def test_a_file_that_may_not_grow_costs_nothing_of_before(tmp_path):
+    seen = run_script("no_room.py", tmp_path / "made", "limit")
+    assert f"cannot save step 29 in {tmp_path / 'made'}: File too large; " in seen["message"]
+    assert seen["errno"] == errno.EFBIG
+    assert len(seen["left"]) == 3
+    assert_went_on(seen, "checkpoint-0000000028.npz")
+
+
+def test_a_full_disk_costs_nothing_of_before(tmp_path):
+    mount = f"mount -t tmpfs -o size=400k tmpfs '{tmp_path}'"
+    room = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*room, mount], capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here without root's rights")
+    seen = run_script("no_room.py", tmp_path, "disk", before=[*room, f'{mount} && exec "$@"', "sh"])
+    assert "No space left on device" in seen["message"]
+    assert seen["errno"] == errno.ENOSPC
+    assert len(seen["left"]) > 3
+    assert_went_on(seen, seen["left"][-1])

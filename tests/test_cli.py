@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -292,6 +293,71 @@ def test_backends_learn_the_same(tmp_path: Path) -> None:
         states.append(io.load_npz(out / "weights.npz"))
     for name, array in states[0].items():
         np.testing.assert_allclose(array, states[1][name], atol=1e-4, err_msg=name)
+
+
+def interrupted_at(words: str, *arguments: object) -> tuple[int, str]:
+    """Send Ctrl-C when stderr has a line with these words; return status and what stderr holds in all."""
+    command = [*COMMAND, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        while words not in seen:
+            assert process.poll() is None, seen
+            seen += process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=TIMEOUT)
+    return process.returncode, seen + rest
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_to_the_same_weights(tmp_path: Path) -> None:
+    data, kept = write_digits(tmp_path / "digits", 400), tmp_path / "kept here"
+    train = ("train", "lenet", "--quick", "--data", data, "--epochs", 20, "--batch-size", 16, "--out")
+    done = call(*train, tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    again = (*train, tmp_path / "run", "--checkpoint", kept, "--every", 7)
+    status, errors = interrupted_at("epoch   2/20", *again)
+    assert status == 130, errors
+    assert "Traceback" not in errors
+    message, command = errors.splitlines()[-2:]
+    newest = max(kept.iterdir())
+    assert message == f"nnkernels: interrupted: {newest} is saved; to go on:"
+    assert 40 <= int(newest.stem.removeprefix("checkpoint-")) < 400
+    assert not (tmp_path / "run" / "weights.npz").exists()
+
+    assert_one_line(call(*again), f"--checkpoint: {kept} holds checkpoints")
+    name, *typed = shlex.split(command)
+    assert name == "nnkernels"
+    done = call(*typed)
+    assert done.returncode == 0, done.stderr
+    assert "epoch   2/" not in done.stderr
+    assert "epoch  20/20" in done.stderr
+    weights = [(tmp_path / run / "weights.npz").read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]
+    other = call(*typed, "--seed", 1, "--batch-size", 8)
+    assert other.returncode == 2
+    assert "batch_size: 16 there, 8 here" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_ctrl_c_while_kernels_are_loaded_is_one_line(tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "digits", 100)
+    train = ("train", "lenet", "--data", data, "--out", tmp_path / "run", "--checkpoint", tmp_path / "kept")
+    status, errors = interrupted_at("loading kernels", *train)
+    assert (status, errors.splitlines()[1:]) == (130, ["nnkernels: interrupted"])
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_checkpoint_arguments(tmp_path: Path) -> None:
+    for arguments in (("--resume",), ("--every", 3)):
+        assert_one_line(call("train", "lenet", *arguments), "--every and --resume need --checkpoint DIR")
+    assert_one_line(
+        call("train", "lenet", "--checkpoint", tmp_path, "--every", 0), "--every: must be at least 1"
+    )
+    file = tmp_path / "file"
+    file.write_text("")
+    data = write_digits(tmp_path / "digits", 20)
+    train = ("train", "lenet", "--data", data, "--out", tmp_path / "run", "--checkpoint")
+    assert_one_line(call(*train, file), f"--checkpoint: {file} is a file, wanted a directory")
 
 
 def test_diverging_training_ends_with_one_line(tmp_path: Path) -> None:
