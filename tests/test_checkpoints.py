@@ -393,6 +393,37 @@ def test_patience_that_ran_out_stays_so_and_the_best_weights_return(tmp_path):
     assert same(again["model"], first["model"])
 
 
+def test_the_best_epoch_of_before_stays_the_one_to_beat(tmp_path):
+    told = [5.0, 4.0, 4.5, 4.2, 4.1, 9.0]
+
+    def train_on(checkpoint, crash_in=None):
+        model = nn.Linear(1, 1, bias=False, dtype=np.float64)
+        model.weight.data[...] = 0
+
+        def loss(outputs, targets):
+            epoch = round(model.weight.data.item()) + isinstance(outputs, Tensor)
+            if not isinstance(outputs, Tensor):
+                return np.float64(told[epoch - 1])
+            if epoch == crash_in:
+                raise Crash
+            return outputs.sum() / -4.0  # each epoch adds 1 to the weight
+
+        ones = np.ones((4, 1))
+        optimizer = optim.SGD(model.parameters(), lr=1.0)
+        history = train.fit(
+            model, (ones, ones), (ones, ones), optimizer=optimizer, loss=loss, epochs=6, patience=3,
+            checkpoint=checkpoint, resume=checkpoint is not None,
+        )  # fmt: skip
+        return model.weight.data.item(), history["val_loss"], history["best_epoch"]
+
+    expected = train_on(None)
+    assert expected == (2.0, told[:5], [2])
+    with pytest.raises(Crash):
+        train_on(tmp_path, crash_in=4)
+    assert train_on(tmp_path) == expected
+    assert train_on(tmp_path) == expected
+
+
 def test_a_finished_run_returns_its_history_and_may_be_made_longer(tmp_path):
     short = run(epochs=2, checkpoint=tmp_path)
     assert same(run(epochs=2, checkpoint=tmp_path, resume=True), short)
